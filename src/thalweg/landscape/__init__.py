@@ -1,0 +1,14 @@
+"""Landscapes: functions of one flat vector, and networks seen as such functions."""
+
+from thalweg.landscape.function import FunctionLandscape as FunctionLandscape
+from thalweg.landscape.model import ModelLandscape as ModelLandscape
+from thalweg.landscape.protocols import Batch as Batch
+from thalweg.landscape.protocols import FiniteSum as FiniteSum
+from thalweg.landscape.protocols import Landscape as Landscape
+from thalweg.landscape.protocols import Normalised as Normalised
+from thalweg.landscape.protocols import Point as Point
+from thalweg.landscape.protocols import Structured as Structured
+from thalweg.landscape.protocols import for_evaluation as for_evaluation
+from thalweg.landscape.seeding import Seed as Seed
+from thalweg.landscape.seeding import make_generator as make_generator
+from thalweg.landscape.spec import ParameterSpec as ParameterSpec

@@ -11,4 +11,5 @@ from thalweg.landscape.protocols import Structured as Structured
 from thalweg.landscape.protocols import for_evaluation as for_evaluation
 from thalweg.landscape.seeding import Seed as Seed
 from thalweg.landscape.seeding import make_generator as make_generator
+from thalweg.landscape.sharded import ShardedLandscape as ShardedLandscape
 from thalweg.landscape.spec import ParameterSpec as ParameterSpec

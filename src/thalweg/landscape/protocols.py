@@ -40,8 +40,16 @@ class Point(Protocol):
     """
 
     theta: Float[Tensor, " dim"]
-    loss: Float[Tensor, ""]
-    gradient: Float[Tensor, " dim"]
+
+    @property
+    def loss(self) -> Float[Tensor, ""]:
+        """The loss here."""
+        ...
+
+    @property
+    def gradient(self) -> Float[Tensor, " dim"]:
+        """The gradient here."""
+        ...
 
     def hvp(self, vectors: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
         r"""Return $\nabla^2 L(\theta)\, v$ for every row $v$ of `vectors`."""

@@ -28,6 +28,11 @@ def _number_from_json(value: float | str) -> float:
     return float(value)
 
 
+def _count(number: float) -> str:
+    """Write a count in full, and a fraction of a pass to three digits."""
+    return f"{number:.0f}" if number == int(number) or number >= 100 else f"{number:.3g}"
+
+
 def _digits(value: float, scale: float) -> str:
     """Write `value` to the second significant digit of its uncertainty `scale`."""
     if not math.isfinite(value) or not math.isfinite(scale) or scale <= 0:
@@ -88,8 +93,7 @@ class Cost:
             (self.hvps, "HVP", "HVPs"),
             (self.passes, "pass", "passes"),
         ]
-        words = [f"{n:.4g} {one if n == 1 else many}" if isinstance(n, float)
-                 else f"{n} {one if n == 1 else many}" for n, one, many in counts if n]
+        words = [f"{_count(n)} {one if n == 1 else many}" for n, one, many in counts if n]
         return ", ".join(words) or "nothing"
 
     def to_json(self) -> dict[str, Any]:

@@ -1,0 +1,278 @@
+"""The report as one self-contained HTML page, and writing it to disk whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import html
+import json
+import os
+import tempfile
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from thalweg.report import figures, tables
+from thalweg.report.names import count, labels, pair
+from thalweg.report.words import answers
+from thalweg.survey.records import PathRecord, SurveyRecord
+
+__all__ = ["render", "write"]
+
+_MOST_DRAWN = 24
+_KEY = (
+    '<ul class="key"><li class="line">straight line</li><li class="path">path found</li>'
+    '<li class="band">bracket on the height of the path</li>'
+    '<li class="noise">sampling error (95 %) above the higher end</li></ul>'
+)
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data: blob:; base-uri 'none'; form-action 'none'"
+)
+
+
+def render(record: SurveyRecord) -> str:
+    """Return the report of a survey as one HTML page that needs no network.
+
+    The page forbids itself any request by a Content-Security-Policy; scripts, styles and
+    data are inline. Text from the record is escaped.
+
+    Args:
+        record: What the survey found.
+
+    Returns:
+        The page.
+
+    Example:
+        >>> from thalweg.estimate import Cost
+        >>> empty = SurveyRecord("empty", "", {}, {}, 2, (), (), (), None, Cost(), 0.0, True)
+        >>> page = render(empty)
+        >>> "No minimum has been found" in page
+        True
+    """
+    specs: dict[str, figures.Figure] = {}
+    body = "\n".join([
+        _head(record), _answers(record), _tree(record, specs), _paths(record, specs),
+        _curvature(record, specs), _minima(record), _failures(record), _account(record),
+    ])
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{html.escape(record.name)} · Thalweg survey</title>\n"
+        f"<style>\n{_asset('style.css')}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
+        f'<script type="application/json" id="figures">{_embedded(specs)}</script>\n'
+        f"<script>{_plotly()}</script>\n<script>\n{_asset('page.js')}</script>\n"
+        "</body>\n</html>\n"
+    )
+
+
+def write(record: SurveyRecord, path: str | os.PathLike[str]) -> Path:
+    """Write the report to a file, which is replaced whole or left as it was.
+
+    Args:
+        record: What the survey found.
+        path: The file, such as ``digits.html``; its folder must exist.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        OSError: If it cannot be written; the message says why, and the kind is kept.
+    """
+    target = Path(path)
+    page = render(record).encode("utf-8")
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(
+            dir=target.parent, prefix=f".{target.name}.", suffix=".part"
+        )
+        with os.fdopen(handle, "wb") as file:
+            file.write(page)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, target)
+    except OSError as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        raise type(error)(error.errno, _why(error, target, len(page)), str(target)) from error
+    return target
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _why(error: OSError, target: Path, size: int) -> str:
+    hints = {
+        errno.ENOSPC: f"the disk is full; the report needs {size / 1e6:.1f} MB, so free some space",
+        errno.EDQUOT: f"your quota is used up; the report needs {size / 1e6:.1f} MB",
+        errno.ENOENT: f"the folder {target.parent} does not exist; create it first",
+        errno.EACCES: f"no permission to write in {target.parent}; choose another place with -o",
+        errno.EROFS: f"{target.parent} is read-only; choose another place with -o",
+        errno.EISDIR: "that is a folder; give the name of a file",
+    }
+    reason = hints.get(error.errno or 0, error.strerror or str(error))
+    return f"cannot write the report: {reason}. Nothing was changed"
+
+
+def _asset(name: str) -> str:
+    return resources.files("thalweg.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    script: str = get_plotlyjs()
+    return script.replace("</script", "<\\/script")
+
+
+def _embedded(specs: dict[str, Any]) -> str:
+    """Return JSON that can stand inside a script element whatever its strings hold."""
+    text = json.dumps(specs, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _figure(
+    key: str, spec: figures.Figure | None, specs: dict[str, figures.Figure], caption: str,
+    kind: str = "tall",
+) -> str:
+    if spec is None:
+        return ""
+    specs[key] = spec
+    return (
+        f'<figure><div class="plot {kind}" data-figure="{html.escape(key)}" role="img" '
+        f'aria-label="{html.escape(caption)}"></div>'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )
+
+
+def _section(title: str, *parts: str) -> str:
+    inside = "\n".join(filter(None, parts))
+    return f"<section>\n<h2>{html.escape(title)}</h2>\n{inside}\n</section>"
+
+
+def _head(record: SurveyRecord) -> str:
+    facts = [
+        count(len(record.minima), "minimum", "minima"), count(len(record.paths), "path"),
+        f"{record.dim:,} parameters", str(record.cost), tables.duration(record.seconds),
+        *([record.created] if record.created else []),
+    ]
+    items = "".join(f"<li>{html.escape(fact)}</li>" for fact in facts)
+    return (
+        f"<header>\n<h1>{html.escape(record.name)}</h1>\n"
+        f'<ul class="facts">{items}</ul>\n'
+        "<noscript><p>The figures need JavaScript; the tables hold all numbers.</p></noscript>\n"
+        "</header>"
+    )
+
+
+def _answers(record: SurveyRecord) -> str:
+    said = answers(record)
+    questions = (
+        ("One basin or several?", said.basins),
+        ("How high are the passes?", said.passes),
+        ("Which minimum is the flattest?", said.flattest),
+    )
+    parts = [
+        f"<div><h3>{question}</h3><p>{html.escape(answer)}</p></div>"
+        for question, answer in questions
+        if answer
+    ]
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in said.caveats)
+    warned = f'<ul class="caveats">{notes}</ul>' if notes else ""
+    return f'<section class="answers">\n{"".join(parts)}\n{warned}\n</section>'
+
+
+def _tree(record: SurveyRecord, specs: dict[str, figures.Figure]) -> str:
+    drawn = figures.disconnectivity(record)
+    if drawn is None or record.tree is None:
+        return ""
+    caption = (
+        "Disconnectivity graph: each line rises from a minimum, and two lines join at the height "
+        "of the lowest pass known between them. Bars: the 95 % sampling error of the loss at a "
+        "minimum, the bracket on the height at a pass."
+    )
+    text = html.escape(str(record.tree))
+    return _section(
+        "Disconnectivity graph", _figure("tree", drawn, specs, caption),
+        f'<details><summary>The same tree as text</summary><pre class="scroll" tabindex="0">'
+        f"{text}</pre></details>",
+    )
+
+
+def _paths(record: SurveyRecord, specs: dict[str, figures.Figure]) -> str:
+    if not record.paths:
+        return ""
+    names = labels(record)
+    cards = []
+    for k, found in enumerate(_drawn(record)):
+        title = pair(names, found.a, found.b)
+        caption = f"{title}. Height {found.height}."
+        spec = figures.path(record, found)
+        cards.append(_figure(f"path-{k}", spec, specs, caption, "small"))
+    left = len(record.paths) - len(cards)
+    note = (
+        f"<p>Drawn are the {len(cards)} paths that carry a merge or are lowest; the table has the "
+        f"other {left} too.</p>"
+        if left
+        else ""
+    )
+    return _section(
+        "Loss along the paths", _KEY, f'<div class="grid">{"".join(cards)}</div>', note,
+        tables.paths(record),
+    )
+
+
+def _drawn(record: SurveyRecord) -> list[PathRecord]:
+    """Choose the paths to draw: those that carry a merge first, then the lowest."""
+    carriers = {frozenset(m.edge) for m in record.tree.merges} if record.tree else set()
+    ranked = sorted(
+        record.paths,
+        key=lambda p: (frozenset((p.a, p.b)) not in carriers, p.height.upper, p.a, p.b),
+    )
+    return ranked[:_MOST_DRAWN]
+
+
+def _curvature(record: SurveyRecord, specs: dict[str, figures.Figure]) -> str:
+    spectrum, dots = figures.spectra(record), figures.curvature(record)
+    if spectrum is None and dots is None:
+        return ""
+    return _section(
+        "Curvature at the minima",
+        '<div class="pair">',
+        _figure(
+            "spectra", spectrum, specs,
+            "Leading eigenvalues of the Hessian, with intervals from the residuals; open marks "
+            "are not converged.", "medium",
+        ),
+        _figure(
+            "curvature", dots, specs,
+            "Trace of the Hessian with its 95 % interval, and its largest eigenvalue with its "
+            "interval: the smaller, the flatter.",
+            "medium",
+        ),
+        "</div>",
+    )
+
+
+def _minima(record: SurveyRecord) -> str:
+    return _section("Minima", tables.minima(record)) if record.minima else ""
+
+
+def _failures(record: SurveyRecord) -> str:
+    return _section("Failures", tables.failures(record)) if record.failures else ""
+
+
+def _account(record: SurveyRecord) -> str:
+    parts = [tables.costs(record)]
+    if record.provenance:
+        parts.append(tables.settings("Provenance.", record.provenance))
+    if record.config:
+        parts.append(tables.settings("Configuration.", record.config))
+    return _section("Cost and provenance", *parts)

@@ -1,0 +1,125 @@
+"""What a survey found, as plain frozen values: what `report` reads and the store writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from thalweg.estimate import Bound, Cost, Estimate
+from thalweg.topology.merge_tree import MergeTree
+
+__all__ = ["EigenRecord", "FailureRecord", "MinimumRecord", "PathRecord", "SurveyRecord"]
+
+
+@dataclass(frozen=True, slots=True)
+class EigenRecord:
+    """The leading Hessian eigenvalues at a minimum, largest first, with intervals."""
+
+    values: tuple[float, ...]
+    residuals: tuple[float, ...]
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+    converged: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MinimumRecord:
+    """One minimum: where it came from, its loss, its measures and what they took.
+
+    Args:
+        id: Its name in the survey.
+        origin: How it was found, such as ``"trained"`` or a checkpoint's path.
+        seed: The seed of the run that found it, or None.
+        loss: The loss over the survey's data.
+        sampling: The same loss with its sampling error, the data seen as a sample.
+        gradient_norm: Length of the gradient there.
+        converged: Whether the search met its stopping rule.
+        metrics: Other measures on the survey's data, by name.
+        held_out: Loss and metrics on data that the search never saw, by name.
+        eigenvalues: Leading Hessian eigenvalues, or None.
+        trace: The Hessian's trace, or None.
+        norm: Length of the parameter vector.
+        cost: What finding and measuring it took.
+        seconds: Wall-clock time of the same.
+    """
+
+    id: str
+    origin: str
+    seed: int | None
+    loss: float
+    sampling: Estimate | None
+    gradient_norm: float
+    converged: bool
+    metrics: dict[str, Estimate]
+    held_out: dict[str, Estimate]
+    eigenvalues: EigenRecord | None
+    trace: Estimate | None
+    norm: float
+    cost: Cost
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PathRecord:
+    """One path between two minima, beside the straight line between the same two.
+
+    Args:
+        a: Id of the minimum at time 0.
+        b: Id of the minimum at time 1.
+        method: How the path was found.
+        times: Normalised arc length of the points of the path.
+        losses: Loss at these points.
+        line_times: Position on the straight line of its points.
+        line_losses: Loss at these points.
+        maximum: Bracket on the maximum along the path.
+        height: Bracket on the height of the pass that the path crosses.
+        barrier: Bracket on the minimax over all paths, above the higher end.
+        line_height: Bracket on the maximum along the straight line.
+        normalised_length: Length of the path over the distance of its ends.
+        converged: Whether the search met its stopping rule.
+        cost: What it took.
+        seconds: Wall-clock time of the same.
+    """
+
+    a: str
+    b: str
+    method: str
+    times: tuple[float, ...]
+    losses: tuple[float, ...]
+    line_times: tuple[float, ...]
+    line_losses: tuple[float, ...]
+    maximum: Bound
+    height: Bound
+    barrier: Bound
+    line_height: Bound
+    normalised_length: float
+    converged: bool
+    cost: Cost
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class FailureRecord:
+    """A job that failed: which, why and when (ISO 8601)."""
+
+    job: str
+    error: str
+    when: str
+
+
+@dataclass(frozen=True, slots=True)
+class SurveyRecord:
+    """Everything a survey found, and all that its report needs."""
+
+    name: str
+    created: str
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    dim: int
+    minima: tuple[MinimumRecord, ...]
+    paths: tuple[PathRecord, ...]
+    failures: tuple[FailureRecord, ...]
+    tree: MergeTree | None
+    cost: Cost
+    seconds: float
+    complete: bool

@@ -1,0 +1,75 @@
+"""Thalweg: survey the loss landscape of a neural network.
+
+The public names live here, and are imported when they are first used, so that
+``import thalweg`` costs milliseconds and ``thalweg --help`` answers at once.
+
+Example:
+    >>> import thalweg as tw
+    >>> print(tw.Estimate(2.658, 0.0035, (2.651, 2.665), samples=96))
+    2.6580 ± 0.0070 (95 %)
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from thalweg import zoo as zoo
+    from thalweg.curvature import Hessian as Hessian
+    from thalweg.curvature import eigenpairs as eigenpairs
+    from thalweg.curvature import trace as trace
+    from thalweg.estimate import Bound as Bound
+    from thalweg.estimate import Cost as Cost
+    from thalweg.estimate import Estimate as Estimate
+    from thalweg.estimate import Verdict as Verdict
+    from thalweg.landscape import FunctionLandscape as FunctionLandscape
+    from thalweg.landscape import Landscape as Landscape
+    from thalweg.landscape import ModelLandscape as ModelLandscape
+    from thalweg.landscape import ParameterSpec as ParameterSpec
+    from thalweg.optim import minimise as minimise
+    from thalweg.paths import Path as Path
+    from thalweg.paths import connect as connect
+    from thalweg.paths import is_connected as is_connected
+    from thalweg.paths import line as line
+    from thalweg.paths import string as string
+    from thalweg.survey import Survey as Survey
+    from thalweg.survey import SurveyConfig as SurveyConfig
+    from thalweg.topology import MergeTree as MergeTree
+    from thalweg.topology import merge_tree as merge_tree
+
+__version__ = "0.1.0"
+
+_ROOMS: dict[str, tuple[str, ...]] = {
+    "curvature": ("Hessian", "eigenpairs", "trace"),
+    "estimate": ("Bound", "Cost", "Estimate", "Verdict"),
+    "landscape": ("FunctionLandscape", "Landscape", "ModelLandscape", "ParameterSpec"),
+    "optim": ("minimise",),
+    "paths": ("Path", "connect", "is_connected", "line", "string"),
+    "survey": ("Survey", "SurveyConfig"),
+    "topology": ("MergeTree", "merge_tree"),
+    "zoo": (),
+}
+_HOME = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = ["__version__", "zoo", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its room on first use (PEP 562)."""
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"thalweg.{_HOME[name]}"), name)
+    elif name in _ROOMS:
+        value = importlib.import_module(f"thalweg.{name}")
+    else:
+        close = difflib.get_close_matches(name, [*_HOME, *_ROOMS], n=3)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise AttributeError(f"module 'thalweg' has no attribute {name!r}{hint}", name=name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported or not."""
+    return sorted({*globals(), *_HOME, *_ROOMS})

@@ -244,13 +244,15 @@ class Bound:
         )
 
     def __str__(self) -> str:
-        """Return both ends with their kinds, or one number if it is exact."""
+        """Return both ends with their kinds, or one number (with its radius) if narrow."""
         if self.lower == self.upper and self.lower_kind == self.upper_kind:
             return f"{self.lower:.8g} ({self.lower_kind})"
-        scale = max(abs(self.lower), abs(self.upper), 1e-300)
+        half, scale = self.width / 2, max(abs(self.lower), abs(self.upper))
+        if self.lower_kind == self.upper_kind and half < 1e-4 * scale:
+            return f"{_digits((self.lower + self.upper) / 2, half)} ± {half:.1e} ({self.lower_kind})"
         places = 6
-        if self.width > 0 and math.isfinite(self.width) and math.isfinite(scale):
-            places = max(6, min(15, 2 + math.ceil(math.log10(scale / self.width))))
+        if 0 < half < 1e-4 * scale and math.isfinite(scale):
+            places = min(12, 2 + math.ceil(math.log10(scale / half)))
         return (
             f"between {self.lower:.{places}g} ({self.lower_kind}) "
             f"and {self.upper:.{places}g} ({self.upper_kind})"

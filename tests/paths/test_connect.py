@@ -1,0 +1,141 @@
+"""Connecting: which method answers, alignment, BatchNorm's view, and the decision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from thalweg.landscape import FunctionLandscape
+from thalweg.paths import Path, connect, is_connected, line
+
+Make = Callable[..., Any]  # a closed form by its parameters, from conftest
+
+RING = FunctionLandscape(lambda x: ((x**2).sum() - 1) ** 2, 2)
+A, B = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
+
+
+class Frozen(FunctionLandscape):
+    """A stand-in for a BatchNorm network: another loss, without gradient, when evaluated."""
+
+    batchnorm = "batch"
+
+    def with_batchnorm(self, policy: str) -> FunctionLandscape:
+        assert policy == "recompute"
+        view = Evaluated(lambda x: self.f(x) + 10.0, self.dim)
+        view._ledger = self._ledger
+        return view
+
+
+class Evaluated(Frozen):
+    batchnorm = "recompute"
+
+    def value_and_gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        raise RuntimeError("gradient is not defined under recompute")
+
+
+def test_auto_keeps_a_low_line_and_leaves_a_high_one() -> None:
+    bowl = FunctionLandscape(lambda x: (x**2).sum(), 2)
+    low = connect(bowl, A, 0.9 * B, seed=0)
+    assert low.method == "line"
+    assert low.cost.gradients < 40
+    high = connect(RING, A, B, seed=0)
+    assert high.method == "string"
+    assert high.height.upper < 0.01
+    assert high.normalised_length == pytest.approx(math.pi / 2, rel=0.05)
+    assert connect(RING, A, B, method="line").height.lower == 1.0
+    assert connect(bowl, A, 0.9 * B, method="string", seed=0).method == "string"
+
+
+def test_a_level_that_the_line_keeps_ends_the_search() -> None:
+    path = connect(RING, A, B, level=1.01)
+    assert path.method == "line"
+    assert connect(RING, A, B, level=0.5, seed=0).method == "string"
+
+
+def test_scalar_linear_net_barrier(scalar_linear_net: Make) -> None:
+    end = torch.full((2,), math.sqrt(0.5), dtype=torch.float64)
+    path = connect(scalar_linear_net(0.5), end, -end, seed=1)
+    assert path.barrier.lower == 0.0
+    assert path.barrier.upper == pytest.approx(0.125, rel=1e-2)
+    assert path.height.lower == pytest.approx(0.125, rel=1e-8)
+
+
+def test_an_alignment_is_used_and_checked(scalar_linear_net: Make) -> None:
+    asked: list[tuple[Tensor, Tensor]] = []
+
+    def flip(a: Tensor, b: Tensor) -> Tensor:
+        asked.append((a, b))
+        return -b
+
+    end = torch.full((2,), math.sqrt(0.5), dtype=torch.float64)
+    other = -end + 0.01
+    path = connect(scalar_linear_net(0.5), end, other, align=flip)
+    assert len(asked) == 1
+    assert torch.equal(path.points[-1], -other)
+    assert path.height.upper < 1e-3
+    with pytest.raises(ValueError, match="same vector"):
+        connect(scalar_linear_net(0.5), end, -end, align=flip)
+
+
+def test_networks_are_searched_on_one_policy_and_evaluated_on_another() -> None:
+    land = Frozen(lambda x: ((x**2).sum() - 1) ** 2, 2)
+    path = connect(land, A, B, seed=0)
+    assert path.base == 10.0
+    assert 10.0 <= path.maximum.lower <= path.maximum.upper < 10.05
+    assert "values alone" in path.maximum.method
+    verdict = is_connected(land, A, B, level=5.0)
+    assert verdict.no
+    assert "end a lies at 10" in verdict.reason
+
+
+def test_errors_name_what_is_wrong(unchecked: None) -> None:
+    with pytest.raises(ValueError, match="unknown method 'geodesic'; use one of auto, line, str"):
+        connect(RING, A, B, method="geodesic")  # type: ignore[arg-type] # the point of the test
+    with pytest.raises(ValueError, match="same vector"):
+        connect(RING, A, A)
+    with pytest.raises(ValueError, match="end b holds 1 NaN"):
+        connect(RING, A, torch.tensor([0.0, math.nan], dtype=torch.float64))
+    with pytest.raises(ValueError, match="level is NaN"):
+        is_connected(RING, A, B, math.nan)
+
+
+def test_yes_no_unresolved(rank_one: Make) -> None:
+    yes = is_connected(RING, A, B, 0.1, seed=0)
+    assert yes.yes
+    assert isinstance(yes.evidence, Path)
+    assert yes.evidence.maximum.upper <= 0.1
+    no = is_connected(RING, A, 2 * B, 1.0)
+    assert no.no
+    assert "end b lies at 9" in no.reason
+    land, frame = rank_one([2.0, 1.0, 0.5])
+    end = math.sqrt(2) * frame[0]
+    base, exact = 1.25 / 4, 4.25 / 4
+    assert float(land.loss(end)) == pytest.approx(base)
+    below = is_connected(land, end, -end, exact - 0.05, seed=0)
+    assert below.unresolved
+    assert "another may stay below" in below.reason
+    assert is_connected(land, end, -end, exact + 0.05, seed=0).yes
+    at = is_connected(land, end, -end, exact + 1e-12, seed=0, method="string")
+    assert at.unresolved or at.yes
+
+
+def test_a_bracket_that_straddles_the_level_is_unresolved() -> None:
+    wave = FunctionLandscape(lambda x: torch.sin(3 * x[0]) + x[1] ** 2, 2)
+    ends = torch.tensor([[0.0, 0.0], [1.1, 0.0]], dtype=torch.float64)
+    straight = line(wave, *ends, tolerance=0.05, max_samples=17)
+    middle = (straight.maximum.lower + straight.maximum.upper) / 2
+    verdict = is_connected(wave, *ends, middle, method="line", tolerance=0.05, max_samples=17)
+    assert verdict.unresolved
+    assert "straddles" in verdict.reason
+
+
+def test_the_verdicts_cost_is_what_was_spent() -> None:
+    land = FunctionLandscape(lambda x: ((x**2).sum() - 1) ** 2, 2)
+    before = land.cost
+    verdict = is_connected(land, A, B, 0.1, seed=0)
+    assert verdict.cost == land.cost - before

@@ -1,0 +1,284 @@
+"""The trace against dense truth, and the coverage of its interval."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from thalweg.curvature import Hessian, MatrixOperator, trace
+from thalweg.curvature.operator import LinearOperator
+from thalweg.estimate import from_json
+from thalweg.landscape import FunctionLandscape
+
+
+def quadratic(diagonal):
+    land = FunctionLandscape(lambda x: 0.5 * (diagonal * x**2).sum(), dim=len(diagonal))
+    return Hessian(land, torch.zeros(len(diagonal), dtype=torch.float64))
+
+
+def oracle_width(matrix, samples):
+    """The width of the 95 % interval of one who knows the variance of a sample."""
+    off = matrix - torch.diag(matrix.diagonal())
+    return 2 * 1.96 * math.sqrt(2 * float(off.square().sum()) / samples)
+
+
+def test_hessian_of_a_network(net):
+    point = net()
+    with Hessian(point.land, point.theta) as H:
+        found = trace(H, seed=0)
+    assert float(point.dense().trace()) in found
+    assert found.samples == 96
+    assert found.cost.hvps == 96
+    assert found.cost.passes == 7  # six blocks of 16 and the gradient
+    assert found.seed == 0
+    assert from_json(found.to_json()) == found
+    low, high = found.interval
+    assert 0.8 < (high - low) / oracle_width(point.dense(), 96) < 1.4
+
+
+def test_value_and_error_are_those_of_the_samples(with_spectrum):
+    """Against the plain loop over the same signs."""
+    A = with_spectrum(np.linspace(-1, 2, 150))
+    found = trace(A, samples=40, seed=4)
+    generator = torch.Generator().manual_seed(4)
+    forms = []
+    for _ in range(40):
+        bits = torch.randint(0, 2, (150,), generator=generator, dtype=torch.int8)
+        z = (2 * bits - 1).double()
+        forms.append(float(z @ A.matrix @ z))
+    assert found.value == pytest.approx(np.mean(forms), rel=1e-12)
+    assert found.stderr == pytest.approx(np.std(forms, ddof=1) / math.sqrt(40), rel=1e-12)
+
+
+def test_samples_are_unbiased_with_the_known_variance(with_spectrum):
+    A = with_spectrum([5.0, -3.0, 1.0, *np.linspace(0, 1, 60)])
+    found = [trace(A, samples=32, seed=seed) for seed in range(60)]
+    values = np.array([f.value for f in found])
+    error = oracle_width(A.matrix, 32 * 60) / 3.92
+    assert abs(values.mean() - float(A.matrix.trace())) < 4 * error
+    expected = oracle_width(A.matrix, 32) / 3.92
+    assert np.median([f.stderr for f in found]) == pytest.approx(expected, rel=0.15)
+
+
+def test_a_diagonal_matrix_leaves_only_rounding():
+    diagonal = torch.logspace(-6, 3, 200, dtype=torch.float64) * (-1) ** torch.arange(200)
+    for seed in range(20):
+        found = trace(quadratic(diagonal), samples=32, seed=seed)
+        assert math.fsum(diagonal.tolist()) in found
+        assert 0 < found.half_width < 1e-9
+
+
+def test_as_many_samples_as_coordinates_are_exact(net):
+    point = net()
+    with Hessian(point.land, point.theta) as H:
+        found = trace(H, samples=H.dim + 50, seed=0)
+    assert found.method == "exact diagonal"
+    assert found.cost.hvps == found.samples == point.land.dim
+    assert found.stderr == 0
+    assert float(point.dense().trace()) in found
+    assert found.half_width < 1e-10
+    one = trace(MatrixOperator(torch.tensor([[3.0]])))
+    assert one.value == 3
+    zero = trace(MatrixOperator(torch.zeros(200, 200)), seed=0)
+    assert (zero.value, zero.interval) == (0, (0, 0))
+
+
+def test_low_rank_is_no_trouble(with_spectrum):
+    """curvlinops' XTrace cannot invert a singular matrix here."""
+    A = with_spectrum([1.0] * 5 + [0.0] * 145)
+    assert sum(5.0 in trace(A, samples=32, seed=seed) for seed in range(20)) >= 17
+
+
+@pytest.mark.parametrize("steps", [0, 30])
+def test_float32_covers_the_float64_trace(net, steps):
+    point = net(torch.float32, steps=steps)
+    truth = float(point.dense().trace())
+    H = Hessian(point.land, point.theta)
+    assert sum(truth in trace(H, samples=32, seed=seed) for seed in range(20)) >= 17
+    exact = trace(H, samples=H.dim)
+    assert truth in exact
+    assert exact.half_width < 1e-3 * abs(truth)
+
+
+def test_little_memory_means_smaller_blocks_and_the_same_number(with_spectrum, monkeypatch):
+    import sys
+
+    A = with_spectrum(np.linspace(-1, 2, 150))
+    whole = trace(A, samples=40, seed=4)
+    monkeypatch.setattr(sys.modules["thalweg.curvature.trace"], "_BLOCK_BYTES", 0)
+    single = trace(A, samples=40, seed=4)
+    assert single.cost.passes == 40
+    assert whole.cost.passes == 3
+    assert single.value == pytest.approx(whole.value, rel=1e-12)
+
+
+def test_seeds(with_spectrum):
+    A = with_spectrum(np.linspace(-1, 2, 150))
+    first, other = trace(A, samples=32), trace(A, samples=32)
+    assert first.seed != other.seed
+    assert first.value != other.value
+    assert trace(A, samples=32, seed=first.seed).value == first.value
+    generators = [torch.Generator().manual_seed(1) for _ in range(2)]
+    once, again = (trace(A, samples=32, seed=g) for g in generators)
+    assert once.value == again.value
+    before = torch.get_rng_state()
+    trace(A, samples=32)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+class Shifting(MatrixOperator):
+    """A product that is not symmetric."""
+
+    def _product(self, vectors):
+        return super()._product(vectors) + 0.1 * vectors.roll(1, 0)
+
+
+def test_what_cannot_be():
+    A = MatrixOperator(torch.eye(100))
+    with pytest.raises(ValueError, match=r"samples=31 is too few.*32, or dim=100 for the exact"):
+        trace(A, samples=31)
+    with pytest.raises(ValueError, match="level must lie strictly between 0 and 1, not 1"):
+        trace(A, level=1.0)
+    assert A.cost.hvps == 0
+    with pytest.raises(ValueError, match="is not symmetric, or gives different products"):
+        trace(Shifting(torch.eye(100)), seed=0)
+    kink = FunctionLandscape(lambda x: (x.abs() ** 1.5).sum(), dim=50)
+    H = Hessian(kink, torch.zeros(50, dtype=torch.float64))
+    for samples in (32, 50):
+        with pytest.raises(FloatingPointError, match=r"product with Hessian.*NaN or infinite"):
+            trace(H, samples=samples, seed=0)
+
+
+def dominated(dim):
+    """A rank-one matrix on four of the coordinates: 1 sample in 8 is large, 3 in 8 are 0."""
+    vector = torch.zeros(dim, dtype=torch.float64)
+    vector[:4] = 1
+    return torch.outer(vector, vector)
+
+
+def nearly_rank_one(dim):
+    generator = torch.Generator().manual_seed(11)
+    vector = torch.randn(dim, generator=generator, dtype=torch.float64)
+    noise = torch.randn(dim, dim, generator=generator, dtype=torch.float64)
+    return torch.outer(vector, vector) + 0.05 * (noise + noise.T)
+
+
+def operators(net) -> dict[str, LinearOperator]:
+    fresh, trained = net(steps=0), net(steps=300)
+    vector = torch.randn(150, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    return {
+        "network's Hessian, untrained (indefinite)": MatrixOperator(fresh.dense()),
+        "network's Hessian, trained": MatrixOperator(trained.dense()),
+        "network's Gauss-Newton matrix": MatrixOperator(fresh.gauss_newton()),
+        "rank one": MatrixOperator(torch.outer(vector, vector)),
+        "minus rank one": MatrixOperator(-torch.outer(vector, vector)),
+        "rank one on 4 coordinates": MatrixOperator(dominated(150)),
+        "nearly rank one": MatrixOperator(nearly_rank_one(150)),
+        "quadratic with a known diagonal": quadratic(torch.linspace(-1, 3, 150).double()),
+    }
+
+
+CASES = [
+    "network's Hessian, untrained (indefinite)",
+    "network's Hessian, trained",
+    "network's Gauss-Newton matrix",
+    "rank one",
+    "minus rank one",
+    "rank one on 4 coordinates",
+    "nearly rank one",
+    "quadratic with a known diagonal",
+]
+
+
+def coverage(operator, seeds, estimate):
+    """Return how many intervals hold the trace, and their median width over an oracle's."""
+    dense = operator.to_dense()
+    truth = math.fsum(dense.diagonal().tolist())
+    found = [estimate(operator, seed) for seed in seeds]
+    hits = sum(truth in f for f in found)
+    oracle = oracle_width(dense, found[0].samples)
+    widths = np.median([f.interval[1] - f.interval[0] for f in found])
+    return hits, float(widths / oracle) if oracle else None
+
+
+def quiet(calibration, seeds):
+    return dataclasses.replace(calibration, seeds=seeds, record=lambda name, row: None)
+
+
+@pytest.mark.parametrize("case", [CASES[0], "rank one"])
+def test_a_little_coverage(net, calibration, case):
+    """The calibration below, in small, for every run of the suite."""
+    rule = quiet(calibration, range(60))
+    hits, ratio = coverage(operators(net)[case], rule.seeds, lambda A, s: trace(A, seed=s))
+    rule.check(case, hits, width_ratio=ratio)
+
+
+@pytest.mark.calibration
+@pytest.mark.parametrize("samples", [32, 96])
+@pytest.mark.parametrize("case", CASES)
+def test_interval_covers_the_trace(net, calibration, case, samples):
+    hits, ratio = coverage(
+        operators(net)[case], calibration.seeds, lambda A, s: trace(A, samples=samples, seed=s)
+    )
+    calibration.check(f"trace, {case}, {samples} samples", hits, width_ratio=ratio)
+
+
+@dataclasses.dataclass
+class Naive:
+    """A value and an interval, made without care."""
+
+    interval: tuple[float, float]
+    samples: int
+
+    def __contains__(self, value):
+        return self.interval[0] <= value <= self.interval[1]
+
+
+def until_calm(operator, seed):
+    """PyHessian's rule: stop when the running mean moves by less than 0.1 %."""
+    generator = torch.Generator().manual_seed(seed)
+    forms, mean = [], 0.0
+    for _ in range(100):
+        bits = torch.randint(0, 2, (operator.dim,), generator=generator)
+        z = (2 * bits - 1).to(operator.dtype)
+        forms.append(float(z @ (operator @ z)))
+        moved = abs(np.mean(forms) - mean) / (abs(mean) + 1e-6)
+        mean = np.mean(forms)
+        if len(forms) > 1 and moved < 1e-3:
+            break
+    half = 1.96 * np.std(forms, ddof=1) / math.sqrt(len(forms))
+    return Naive((mean - half, mean + half), len(forms))
+
+
+def few_and_normal(operator, seed):
+    """A textbook interval from eight samples."""
+    generator = torch.Generator().manual_seed(seed)
+    z = (2 * torch.randint(0, 2, (operator.dim, 8), generator=generator) - 1).to(operator.dtype)
+    forms = (z * (operator @ z)).sum(0).numpy()
+    half = 1.96 * forms.std(ddof=1) / math.sqrt(8)
+    return Naive((forms.mean() - half, forms.mean() + half), 8)
+
+
+@pytest.mark.parametrize("naive", [until_calm, few_and_normal])
+def test_the_rule_rejects_naive_intervals(net, calibration, naive):
+    """The control of the two tests above."""
+    rule = quiet(calibration, range(200))
+    hits, ratio = coverage(operators(net)["rank one on 4 coordinates"], rule.seeds, naive)
+    with pytest.raises(AssertionError, match="held the truth for"):
+        rule.check(naive.__name__, hits, width_ratio=ratio)
+
+
+def test_the_rule_rejects_intervals_that_are_too_wide(net, calibration):
+    def wide(operator, seed):
+        found = trace(operator, seed=seed)
+        low, high = found.interval
+        return Naive((low - 2 * (high - low), high + 2 * (high - low)), found.samples)
+
+    rule = quiet(calibration, range(20))
+    hits, ratio = coverage(operators(net)["rank one"], rule.seeds, wide)
+    with pytest.raises(AssertionError, match="more than twice"):
+        rule.check("wide", hits, width_ratio=ratio)

@@ -126,6 +126,7 @@ def test_make_passes_arguments_on(clone):
     done = subprocess.run(
         ["make", "-n", "test", "ARGS=-k spec", "PYTHON=python9"],
         cwd=clone,
+        env={k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL")},
         capture_output=True,
         text=True,
     )

@@ -250,7 +250,7 @@ class Bound:
         half, scale = self.width / 2, max(abs(self.lower), abs(self.upper))
         if self.lower_kind == self.upper_kind and half < 1e-4 * scale:
             return f"{_digits((self.lower + self.upper) / 2, half)} ± {half:.1e} ({self.lower_kind})"
-        places = 6
+        places = 6 if half else 10
         if 0 < half < 1e-4 * scale and math.isfinite(scale):
             places = min(12, 2 + math.ceil(math.log10(scale / half)))
         return (

@@ -1,0 +1,437 @@
+"""The command line: ``thalweg demo``, ``thalweg survey ...``.
+
+Nothing heavy is imported before a command runs, so that ``thalweg --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import math
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+import thalweg
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from thalweg.estimate import Estimate
+    from thalweg.landscape import Landscape
+    from thalweg.survey import Survey, SurveyConfig, SurveyRecord
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="thalweg",
+    help="Survey the loss landscape of a neural network.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+survey_app = typer.Typer(
+    help="Find the minima of a landscape, measure them and connect them.", no_args_is_help=True
+)
+app.add_typer(survey_app, name="survey")
+
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODULE:CALLABLE",
+        help="A callable that returns a Landscape, or (landscape, held_out).",
+        show_default=False,
+    ),
+]
+Folder = Annotated[Path, typer.Argument(help="The survey's folder.", show_default=False)]
+
+
+class _Refusal(Exception):
+    """What the command line itself refuses: one sentence and a hint."""
+
+    def __init__(self, problem: str, hint: str) -> None:
+        self.problem, self.hint = problem, hint
+        super().__init__(problem)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line; errors become a sentence and a hint, and the exit status.
+
+    Status 0 is success, 1 a failure, 2 a wrong use of the command line, 130 Ctrl-C.
+
+    Args:
+        arguments: What follows the program's name; by default those of the process.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    try:
+        app(args=[argument for argument in given if argument != "--debug"], prog_name="thalweg")
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        else:
+            _explain(error)
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _explain(error: Exception) -> None:
+    """Print one sentence on what is wrong, and a hint."""
+    problem = getattr(error, "problem", None)
+    hint = getattr(error, "hint", "--debug shows where it happened")
+    if problem is None and isinstance(error, KeyError) and error.args:
+        problem = str(error.args[0])
+    elif problem is None:
+        problem = str(error) or type(error).__name__
+    _say(f"[bold red]error:[/bold red] {_plain(problem)}", error=True)
+    _say(f"[dim]hint:[/dim] {_plain(hint)}", error=True)
+
+
+def _say(what: Any, *, error: bool = False) -> None:
+    from rich.console import Console
+
+    Console(stderr=error, soft_wrap=True, highlight=False).print(what)
+
+
+def _plain(text: object) -> str:
+    from rich.markup import escape
+
+    return escape(str(text))
+
+
+def _show_version(wanted: bool) -> bool:
+    if wanted:
+        typer.echo(f"thalweg {thalweg.__version__}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error.")
+    ] = False,
+) -> None:
+    """Survey the loss landscape of a neural network."""
+    del version, debug  # `main` reads --debug, wherever it stands
+
+
+@app.command()
+def demo(
+    out: Annotated[
+        Path, typer.Option(help="Folder for the survey and its report.")
+    ] = Path("thalweg-demo"),
+    minima: Annotated[int, typer.Option(min=1, help="How many networks to train.")] = 6,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the whole survey.")] = 0,
+) -> None:
+    """Train small networks on handwritten digits, survey them, write a report."""
+    from thalweg.survey import SurveyConfig
+    from thalweg.zoo.landscapes import digits_mlp_pair
+
+    land, held_out = digits_mlp_pair()
+    config = SurveyConfig(
+        seed=seed, minima=minima, tolerance=1e-3, max_gradients=500, path_gradients=800
+    )
+    folder = out / "digits.survey" if seed == 0 else out / f"digits-seed{seed}.survey"
+    _say(f"[bold]{_plain(land)}[/bold]")
+    _do(folder, land, held_out, config, minima, report=folder.with_suffix(".html"))
+
+
+@survey_app.command("run")
+def survey_run(
+    target: Target,
+    out: Annotated[Path, typer.Option(help="The survey's folder, new or to go on with.")],
+    minima: Annotated[
+        int | None,
+        typer.Option(min=0, help="How many minima to look for, those already found included."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the whole survey.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A JSON file of survey options.", show_default=False)
+    ] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Try failed jobs again.")] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Write the report there at the end.", show_default=False)
+    ] = None,
+) -> None:
+    """Survey a landscape, or go on where an earlier run stopped."""
+    land, held_out = _load(target)
+    _do(
+        out, land, held_out, _configuration(out, config, seed, minima), minima,
+        retry=retry, report=report, label=target,
+    )
+
+
+@survey_app.command("add")
+def survey_add(
+    folder: Folder,
+    target: Target,
+    checkpoints: Annotated[
+        list[Path],
+        typer.Argument(help="safetensors files, or torch files of tensors.", show_default=False),
+    ],
+) -> None:
+    """Add checkpoints as minima; run the survey again to measure and connect them."""
+    from thalweg.survey import Survey, SurveyError
+
+    if not folder.is_dir():
+        raise SurveyError(
+            f"there is no survey in {folder}",
+            f"create one: thalweg survey run {target} --minima 0 --out {folder}",
+        )
+    land, held_out = _load(target)
+    with Survey.open(folder, land, held_out=held_out, label=target) as survey:
+        for path in checkpoints:
+            _say(f"{_plain(path)} is minimum [bold]{_plain(survey.add(path))}[/bold]")
+    _say(f"[dim]next: thalweg survey run {_plain(target)} --out {_plain(folder)}[/dim]")
+
+
+@survey_app.command("report")
+def survey_report(
+    folder: Folder,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")],
+) -> None:
+    """Write the report of a survey as one self-contained HTML file."""
+    from thalweg.survey import Survey
+
+    with Survey.read(folder) as survey:
+        _say(f"report: [bold]{_plain(survey.report(output).resolve())}[/bold]")
+
+
+@survey_app.command("status")
+def survey_status(folder: Folder) -> None:
+    """Say what a survey has done, what failed and what is left."""
+    from thalweg.survey import Survey
+
+    with Survey.read(folder) as survey:
+        status, failures = survey.status(), survey.record().failures
+    _say(status)
+    for failure in failures:
+        _say(f"[red]{_plain(failure.job)}[/red] failed on {failure.when}: {_plain(failure.error)}")
+
+
+def _do(
+    folder: Path,
+    land: Landscape,
+    held_out: Landscape | None,
+    config: SurveyConfig | None,
+    minima: int | None,
+    *,
+    retry: bool = False,
+    report: Path | None = None,
+    label: str | None = None,
+) -> None:
+    """Run a survey with its plan before it and its summary after it."""
+    from thalweg.survey import Interrupted, Survey
+
+    with Survey.open(folder, land, config, held_out=held_out, label=label) as survey:
+        _say(_plan(survey, minima))
+        try:
+            status = survey.run(minima=minima, retry=retry)
+        except Interrupted as stop:
+            _say(f"\n[yellow]{_plain(stop)}[/yellow]", error=True)
+            raise typer.Exit(130) from None
+        record = survey.record()
+        _say(_summary(record))
+        for line in _findings(record):
+            _say(line)
+        if report is not None:
+            _say(f"report: [bold]{_plain(survey.report(report).resolve())}[/bold]")
+        else:
+            _say(f"[dim]next: thalweg survey report {_plain(folder)} -o report.html[/dim]")
+    if status.failed:
+        last = [f for f in record.failures if f.job in status.failed][-1]
+        raise _Refusal(
+            f"{len(status.failed)} of the jobs failed, the last for this reason: "
+            f"{last.job}: {last.error}",
+            "see them with thalweg survey status; --retry tries them again",
+        )
+
+
+def _configuration(
+    folder: Path, path: Path | None, seed: int | None, minima: int | None
+) -> SurveyConfig | None:
+    """Return what the options ask for; None where they leave it to the folder."""
+    from thalweg.survey import Survey, SurveyConfig
+
+    if path is not None:
+        config = SurveyConfig.load(path)
+    elif not folder.exists():
+        config = SurveyConfig()
+    elif seed is None:
+        return None
+    else:
+        with Survey.read(folder) as survey:
+            config = survey.config
+    changes = {"seed": seed, "minima": minima}
+    given = {name: value for name, value in changes.items() if value is not None}
+    return dataclasses.replace(config, **given)
+
+
+def _load(target: str) -> tuple[Landscape, Landscape | None]:
+    """Return the landscape, and the held-out one if there is one, of ``module:callable``."""
+    from thalweg.landscape import Landscape
+
+    made = _call(target)
+    parts = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(parts[0], Landscape) or not isinstance(parts[1], Landscape | None):
+        shown = ", ".join(type(part).__name__ for part in parts if part is not None) or "None"
+        raise _Refusal(
+            f"{target} returned {shown}, which is no landscape",
+            "return thalweg.ModelLandscape(model, loss, data), or a pair of that and a "
+            "held-out one",
+        )
+    return parts
+
+
+def _call(target: str) -> Any:
+    module_name, colon, name = target.partition(":")
+    if not (colon and module_name and name):
+        raise typer.BadParameter(
+            f"{target!r} is not of the form module:callable, such as mymodel:landscape"
+        )
+    if module_name.endswith(".py") or "/" in module_name:
+        dotted = module_name.removesuffix(".py").strip("./").replace("/", ".")
+        raise typer.BadParameter(f"give the module's name, not its file: {dotted}:{name}")
+    value: Any = _import(module_name)
+    for part in name.split("."):
+        if not hasattr(value, part):
+            near = difflib.get_close_matches(part, dir(value), n=1)
+            raise _Refusal(
+                f"{module_name} has no {name}",
+                f"did you mean {module_name}:{near[0]}?" if near
+                else f"define it: def {name}(): return thalweg.ModelLandscape(...)",
+            )
+        value = getattr(value, part)
+    if not callable(value):
+        return value
+    try:
+        return value()
+    except Exception as error:
+        raise _Refusal(
+            f"{target} raised {type(error).__name__}: {error} ({_where(error)})",
+            "it is called without arguments; --debug shows the traceback",
+        ) from error
+
+
+def _import(name: str) -> Any:
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise _Refusal(
+                f"there is no module {name!r} in {Path.cwd()} or on Python's path",
+                f"go to the folder that holds {name.partition('.')[0]}.py, or install it",
+            ) from error
+        raise _Refusal(
+            f"{name} could not be imported: {error} ({_where(error)})",
+            f"install {error.name}" if error.name else "--debug shows the traceback",
+        ) from error
+    except Exception as error:
+        raise _Refusal(
+            f"{name} could not be imported: {type(error).__name__}: {error} ({_where(error)})",
+            "--debug shows the traceback",
+        ) from error
+
+
+def _where(error: Exception) -> str:
+    """Return file and line of the innermost frame that is not the import machinery."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}"
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith("<frozen")
+    ]
+    return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else "unknown place"
+
+
+def _plan(survey: Survey, minima: int | None) -> Table | str:
+    """Return what is to be done and what it may cost at most."""
+    from rich.table import Table
+
+    from thalweg.survey.progress import in_words
+
+    status, config = survey.outlook(minima), survey.config
+    if not any(status.todo.values()):
+        return f"[bold]{_plain(survey.folder)}[/bold]: nothing is left to do"
+    table = Table(title=f"{_plain(survey.folder)}: the plan", title_justify="left")
+    for column in ("job", "done", "to do", "each takes at most"):
+        table.add_column(column, justify="left" if column[0] in "je" else "right")
+    trained = f"{config.epochs} epochs and " if config.epochs else ""
+    costs = {
+        "minimum": ("find a minimum", f"{trained}{config.max_gradients} gradients"),
+        "characterise": (
+            "measure it",
+            f"{config.eigenvalues} eigenpairs, {config.trace_samples} HVPs for the trace",
+        ),
+        "connect": ("connect two", f"{config.path_gradients} gradients and HVPs for the search"),
+    }
+    for kind, (words, cost) in costs.items():
+        table.add_row(words, str(status.done.get(kind, 0)), str(status.todo.get(kind, 0)), cost)
+    if status.seconds_left is not None:
+        table.caption = in_words(status.seconds_left)
+    return table
+
+
+def _summary(record: SurveyRecord) -> Table:
+    """Return one row per minimum; a metric on held-out data stands for that on the data."""
+    from rich import box
+    from rich.table import Table
+
+    held = list(dict.fromkeys(name for m in record.minima for name in m.held_out))
+    every = dict.fromkeys(name for m in record.minima for name in m.metrics)
+    metrics = [name for name in every if name not in held]
+    title = f"{_plain(record.name)}: {len(record.minima)} minima"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("minimum")
+    outside = [f"held-out\n{name}" for name in held]
+    for name in ["loss", *metrics, *outside, "largest\neigenvalue", "trace"]:
+        table.add_column(name, justify="right")
+    for minimum in record.minima:
+        eigen = minimum.eigenvalues
+        table.add_row(
+            minimum.id,
+            _short(minimum.sampling) if minimum.sampling else f"{minimum.loss:.5g}",
+            *(_short(minimum.metrics.get(name)) for name in metrics),
+            *(_short(minimum.held_out.get(name)) for name in held),
+            f"{eigen.values[0]:.4g}" if eigen and eigen.values else "",
+            _short(minimum.trace),
+        )
+    return table
+
+
+def _short(estimate: Estimate | None) -> str:
+    """Return an estimate without its level and cost: the report has those."""
+    if estimate is None:
+        return ""
+    return _plain(str(estimate).partition(" (")[0].replace(" in [", " ["))
+
+
+def _findings(record: SurveyRecord) -> list[str]:
+    """Return a few lines on the paths and on what the survey took."""
+    lines = []
+    if record.paths:
+        rises = [path.barrier.upper for path in record.paths]
+        count = "1 path" if len(rises) == 1 else f"{len(rises)} paths"
+        lines.append(
+            f"{count}; the highest barrier is at most {max(rises):.4g}, "
+            f"the lowest at most {min(rises):.4g} above the higher end"
+            + (" (NaN: a loss along a path is not finite)" if any(map(math.isnan, rises)) else "")
+        )
+    lines.append(f"[dim]intervals at 95 %; {record.cost}; {record.seconds:.0f} s of work[/dim]")
+    if not record.complete:
+        lines.append("[yellow]the survey is not complete[/yellow]")
+    return lines

@@ -1,0 +1,67 @@
+"""What one job hands to the store, before it becomes part of a record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from thalweg.estimate import Bound, Cost, Estimate
+from thalweg.survey.records import EigenRecord
+
+__all__ = ["Connected", "Found", "Measured", "Outcome"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """A minimum: its coordinates and what the search says of it."""
+
+    id: str
+    position: int
+    origin: str
+    seed: int | None
+    loss: float
+    gradient_norm: float
+    converged: bool
+    norm: float
+    theta: Float[Tensor, " dim"]
+    cost: Cost
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """The measures of one minimum; `vectors` are its leading Hessian eigenvectors."""
+
+    id: str
+    sampling: Estimate | None
+    metrics: dict[str, Estimate]
+    held_out: dict[str, Estimate]
+    eigenvalues: EigenRecord | None
+    trace: Estimate | None
+    vectors: Float[Tensor, "dim k"] | None
+    cost: Cost
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Connected:
+    """A path between two minima, its points, and the straight line beside it."""
+
+    a: str
+    b: str
+    method: str
+    times: tuple[float, ...]
+    losses: tuple[float, ...]
+    line_times: tuple[float, ...]
+    line_losses: tuple[float, ...]
+    maximum: Bound
+    height: Bound
+    barrier: Bound
+    line_height: Bound
+    normalised_length: float
+    converged: bool
+    points: Float[Tensor, "k dim"]
+    cost: Cost
+
+
+Outcome = Found | Measured | Connected

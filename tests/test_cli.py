@@ -1,0 +1,320 @@
+"""The command line: what it prints, what it refuses, and how it exits."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import thalweg
+from thalweg.cli import main
+from thalweg.survey import Interrupted, Survey
+
+MODULE = '''
+import torch
+from thalweg import FunctionLandscape, ModelLandscape
+
+def wells():
+    return FunctionLandscape(lambda x: ((x**2 - 1)**2).sum() + 0.1 * x[0], dim=2)
+
+ready = wells()
+
+def network():
+    x = torch.linspace(-1, 1, 24, dtype=torch.float64).reshape(8, 3)
+    y = torch.arange(8) % 2
+    model = torch.nn.Linear(3, 2).double()
+    land = ModelLandscape(model, torch.nn.functional.cross_entropy, (x, y), penalty=0.1)
+    return land, land.with_data((x + 0.1, y))
+
+def breaks():
+    raise RuntimeError("the data set is not here")
+
+def module():
+    return torch.nn.Linear(2, 2)
+
+def diverges():
+    return FunctionLandscape(lambda x: (x[0] - 100).sqrt() + (x**2).sum(), dim=2)
+'''
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder with a module of landscapes in it, which the command runs in."""
+    name = f"mine_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    (tmp_path / "broken.py").write_text("import a_module_that_nobody_has\n")
+    (tmp_path / "wrong.py").write_text("def landscape(:\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("COLUMNS", "120")
+    return tmp_path
+
+
+@pytest.fixture
+def mine(workplace: Path) -> str:
+    """The name of that module, unlike that of any other test."""
+    return f"mine_{workplace.name.replace('-', '_')}"
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Run the command line; return its status, output and errors without colours."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    printed = capsys.readouterr()
+    code = stop.value.code
+    assert isinstance(code, int)
+    return code, _words(printed.out), _words(printed.err)
+
+
+def _words(text: str) -> str:
+    """Take off colours, frames and line breaks, which depend on the terminal."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    return " ".join(re.sub("[│╭╮╰╯─]", " ", text).split())
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(capsys, "--version") == (0, f"thalweg {thalweg.__version__}", "")
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, thalweg.cli\n"
+        "try: thalweg.cli.main(['--help'])\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "heavy = {'torch', 'numpy', 'scipy', 'sqlalchemy', 'plotly'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    before = os.times()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    after = os.times()
+    assert done.returncode == 0, done.stderr
+    assert "survey" in done.stdout
+    assert "demo" in done.stdout
+    spent = after.children_user + after.children_system
+    spent -= before.children_user + before.children_system
+    assert spent < 1.0  # processor time on a busy machine; about 0.35 s on an idle one
+
+
+def test_a_survey_runs_resumes_reports_and_says_where_it_stands(
+    capsys: pytest.CaptureFixture[str], mine: str, workplace: Path
+) -> None:
+    target = f"{mine}:wells"
+    code, out, err = call(
+        capsys, "survey", "run", target, "--minima", "2", "--seed", "3", "--out", "w.survey"
+    )
+    assert (code, err) == (0, "")
+    assert "w.survey: the plan" in out
+    assert "find a minimum ┃ 0 ┃ 2" in out.replace("|", "┃") or "find a minimum 0 2" in out
+    assert "w: 2 minima" in out
+    assert "1 paths" not in out
+    assert "1 path;" in out
+    code, out, _ = call(capsys, "survey", "run", target, "--out", "w.survey")
+    assert code == 0
+    assert "w.survey: nothing is left to do" in out
+    code, out, _ = call(
+        capsys, "survey", "run", target, "--minima", "3", "--out", "w.survey", "--report", "r.html"
+    )
+    assert code == 0
+    assert "w: 3 minima" in out
+    assert f"report: {workplace / 'r.html'}" in out
+    code, out, _ = call(capsys, "survey", "report", "w.survey", "-o", "again.html")
+    assert code == 0
+    assert f"report: {workplace / 'again.html'}" in out
+    assert (workplace / "again.html").read_bytes()[:15].lower() == b"<!doctype html>"
+    code, out, _ = call(capsys, "survey", "status", "w.survey")
+    assert code == 0
+    assert "minima: 3 done, 0 to do measures of a minimum: 3 done, 0 to do paths: 3 done" in out
+    assert "complete" in out
+    with Survey.read("w.survey") as survey:
+        assert survey.config.seed == 3
+
+
+def test_a_configuration_comes_from_a_file(
+    capsys: pytest.CaptureFixture[str], mine: str, workplace: Path
+) -> None:
+    (workplace / "c.json").write_text('{"minima": 1, "eigenvalues": 1, "seed": 4}')
+    arguments = ["survey", "run", f"{mine}:ready", "--out", "w.survey"]
+    assert call(capsys, *arguments, "--config", "c.json")[0] == 0
+    with Survey.read("w.survey") as survey:
+        assert (survey.config.eigenvalues, survey.config.seed) == (1, 4)
+    code, _, err = call(capsys, *arguments, "--seed", "5")
+    assert code == 1
+    assert "holds a survey under another configuration (seed: 4 there, 5 here)" in err
+    assert "hint: leave the configuration out to go on with that one" in err
+    (workplace / "c.json").write_text('{"minimas": 1}')
+    code, _, err = call(capsys, *arguments, "--config", "c.json")
+    assert code == 1
+    assert "error: unknown survey option 'minimas'; did you mean 'minima'?" in err
+
+
+def test_checkpoints_are_added_and_a_malicious_one_is_not_run(
+    capsys: pytest.CaptureFixture[str], mine: str, workplace: Path
+) -> None:
+    class Malicious:
+        def __reduce__(self) -> tuple[object, tuple[str, ...]]:
+            return os.mkdir, (str(workplace / "owned"),)
+
+    target = f"{mine}:network"
+    code, _, err = call(capsys, "survey", "add", "n.survey", target, "x.pt")
+    assert code == 1
+    assert f"hint: create one: thalweg survey run {target} --minima 0 --out n.survey" in err
+    assert call(capsys, "survey", "run", target, "--minima", "0", "--out", "n.survey")[0] == 0
+    save_file(torch.nn.Linear(3, 2).double().state_dict(), "a.safetensors")
+    torch.save(torch.nn.Linear(3, 2).double().state_dict(), "b.pt")
+    code, out, _ = call(capsys, "survey", "add", "n.survey", target, "a.safetensors", "b.pt")
+    assert code == 0
+    assert "a.safetensors is minimum a00 b.pt is minimum a01" in out
+    torch.save({"weight": Malicious()}, "evil.pt")
+    code, _, err = call(capsys, "survey", "add", "n.survey", target, "evil.pt")
+    assert code == 1
+    assert "error: evil.pt is refused" in err
+    assert "could run any code" in err
+    assert not (workplace / "owned").exists()
+    code, _, err = call(capsys, "survey", "add", "n.survey", target, "none.pt")
+    assert (code, "error: no checkpoint at none.pt" in err) == (1, True)
+    code, out, _ = call(capsys, "survey", "run", target, "--out", "n.survey")
+    assert code == 0
+    assert "n: 2 minima" in out
+
+
+@pytest.mark.parametrize(
+    ("target", "error", "hint"),
+    [
+        ("nowhere:landscape", "there is no module 'nowhere' in ", "the folder that holds nowhere"),
+        ("broken:landscape", "broken could not be imported: No module named 'a_", "install a_"),
+        ("wrong:landscape", "wrong could not be imported: SyntaxError", "--debug"),
+        ("MINE:well", "MINE has no well", "did you mean MINE:wells?"),
+        ("MINE:zzz", "MINE has no zzz", "define it: def zzz()"),
+        ("MINE:breaks", "MINE:breaks raised RuntimeError: the data set is not here (", "--debug"),
+        ("MINE:module", "MINE:module returned Linear, which is no landscape", "ModelLandscape("),
+    ],
+)
+def test_what_is_wrong_with_a_target_is_one_sentence_and_a_hint(
+    capsys: pytest.CaptureFixture[str], mine: str, target: str, error: str, hint: str
+) -> None:
+    target, error, hint = (text.replace("MINE", mine) for text in (target, error, hint))
+    code, out, err = call(capsys, "survey", "run", target, "--out", "w.survey")
+    assert (code, out) == (1, "")
+    assert err.startswith(f"error: {error}")
+    assert hint in err.partition("hint: ")[2]
+    assert "Traceback" not in err
+    assert not Path("w.survey").exists()
+
+
+def test_the_place_of_an_error_in_the_users_module_is_named(
+    capsys: pytest.CaptureFixture[str], mine: str, workplace: Path
+) -> None:
+    line = 1 + MODULE.splitlines().index('    raise RuntimeError("the data set is not here")')
+    _, _, err = call(capsys, "survey", "run", f"{mine}:breaks", "--out", "w.survey")
+    assert f"({workplace / mine}.py, line {line})" in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--debug", "survey", "run"], ["survey", "run", "--debug"]], ids=["front", "back"]
+)
+def test_the_traceback_is_shown_on_request(
+    capsys: pytest.CaptureFixture[str], mine: str, arguments: list[str]
+) -> None:
+    code, _, err = call(capsys, *arguments, f"{mine}:breaks", "--out", "w.survey")
+    assert code == 1
+    assert "Traceback" in err
+    assert "RuntimeError: the data set is not here" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["survey", "run", "mymodel", "--out", "w"], "is not of the form module:callable"),
+        (["survey", "run", "a/b.py:f", "--out", "w"], "the module's name, not its file: a.b:f"),
+        (["survey", "run", "m:f"], "Missing option '--out'"),
+        (["survey", "run", "m:f", "--out", "w", "--minima", "-1"], "Invalid value for '--minima'"),
+        (["survey", "fly"], "No such command 'fly'"),
+        (["demo", "--minima", "0"], "Invalid value for '--minima'"),
+    ],
+)
+def test_wrong_use_exits_with_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    code, _, err = call(capsys, *arguments)
+    assert code == 2
+    assert message in err
+
+
+@pytest.mark.parametrize("command", ["status", "report"])
+def test_no_survey_is_said(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    more = ["-o", "x.html"] if command == "report" else []
+    code, _, err = call(capsys, "survey", command, "none.survey", *more)
+    assert code == 1
+    assert err.startswith("error: there is no survey in none.survey hint: check the path")
+
+
+def test_failed_jobs_are_told_kept_and_tried_again(
+    capsys: pytest.CaptureFixture[str], mine: str
+) -> None:
+    arguments = ["survey", "run", f"{mine}:diverges", "--minima", "1", "--out", "w.survey"]
+    code, out, err = call(capsys, *arguments)
+    assert code == 1
+    assert "the survey is not complete" in out
+    assert "error: 1 of the jobs failed, the last for this reason: minimum/seed=0: " in err
+    assert "--retry tries them again" in err
+    assert call(capsys, *arguments, "--retry")[0] == 1
+    code, out, _ = call(capsys, "survey", "status", "w.survey")
+    assert code == 0
+    assert out.count("minimum/seed=0 failed on ") == 2
+
+
+def test_ctrl_c_says_what_is_kept_and_exits_with_130(
+    capsys: pytest.CaptureFixture[str], mine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise Interrupted("stopped at minimum/seed=0; 0 jobs are kept")
+
+    monkeypatch.setattr(Survey, "run", stop)
+    code, _, err = call(capsys, "survey", "run", f"{mine}:wells", "--out", "w.survey")
+    assert (code, err) == (130, "stopped at minimum/seed=0; 0 jobs are kept")
+
+
+def test_a_real_interrupt_ends_the_process_with_130_and_what_ended_is_kept(
+    mine: str, workplace: Path
+) -> None:
+    command = [
+        sys.executable, "-c", "from thalweg.cli import main; main()",
+        "survey", "run", f"{mine}:wells", "--minima", "500", "--out", "w.survey",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=workplace) as process:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not list(workplace.glob("w.survey/arrays/m02*")):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    said = re.search(r"stopped at minimum/seed=\d+, which will be done anew; (\d+) jobs are", err)
+    assert said is not None
+    assert "Traceback" not in err
+    with Survey.read(workplace / "w.survey") as survey:
+        kept = len(survey.record().minima)
+    assert kept == int(said.group(1))
+    assert kept >= 2  # the third's array is there before its row
+
+
+@pytest.mark.slow
+def test_the_demo_makes_a_report_and_resumes(
+    capsys: pytest.CaptureFixture[str], workplace: Path
+) -> None:
+    code, out, _ = call(capsys, "demo", "--minima", "2", "--out", "d")
+    assert code == 0
+    assert "digits: 2 minima" in out
+    assert f"report: {workplace / 'd' / 'digits.html'}" in out
+    began = time.process_time()
+    code, out, _ = call(capsys, "demo", "--minima", "2", "--out", "d")
+    assert code == 0
+    assert "nothing is left to do" in out
+    assert time.process_time() - began < 15

@@ -56,8 +56,8 @@ def path(a, b, height, *, ends=(0.1, 0.1), line=None, lower=None, width=0.002, b
     values = {
         "method": "string", "times": tuple(times), "losses": tuple(losses),
         "line_times": tuple(times), "line_losses": tuple(lines), "maximum": bracket,
-        "height": bracket, "barrier": barrier, "normalised_length": 1.21, "converged": True,
-        "line_height": Bound(line - 0.001, line, "estimated", "estimated"),
+        "barrier": barrier, "normalised_length": 1.21, "converged": True,
+        "line_maximum": Bound(line - 0.001, line, "estimated", "estimated"),
         "cost": Cost(300, 2500, 0, 2800.0), "seconds": 9.1,
     }
     return PathRecord(a=a, b=b, **{**values, **rest})
@@ -70,7 +70,7 @@ def survey(minima=(), paths=(), **rest):
         "complete": True,
     }
     heights = {m.id: m.loss for m in minima if math.isfinite(m.loss)}
-    known = [(p.a, p.b, p.height) for p in paths if {p.a, p.b} <= set(heights)]
+    known = [(p.a, p.b, p.maximum) for p in paths if {p.a, p.b} <= set(heights)]
     tree = merge_tree(heights, known)
     return SurveyRecord(minima=tuple(minima), paths=tuple(paths),
                         **{**values, "tree": tree, **rest})

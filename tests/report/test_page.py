@@ -117,11 +117,11 @@ def test_the_figures_hold_the_record(make):
     )
     carriers = {frozenset(merge.edge) for merge in record.tree.merges}
     first = min(
-        (p for p in record.paths if frozenset((p.a, p.b)) in carriers), key=lambda p: p.height.upper
+        (p for p in record.paths if frozenset((p.a, p.b)) in carriers), key=lambda p: p.maximum.upper
     )
     assert drawn["path-0"]["data"][1]["y"] == list(first.losses)
     band = drawn["path-0"]["layout"]["shapes"][0]
-    assert (band["y0"], band["y1"]) == (first.height.lower, first.height.upper)
+    assert (band["y0"], band["y1"]) == (first.maximum.lower, first.maximum.upper)
     eigen = record.minima[0].eigenvalues
     spectrum = drawn["spectra"]["data"][0]
     assert spectrum["y"] == list(eigen.values)

@@ -55,8 +55,8 @@ def connected() -> Connected:
     bound = Bound(0.0, 1.5, "certified", "estimated", Cost(losses=2), "line")
     return Connected(
         a="m00", b="m01", method="string", times=(0.0, 0.1, 1.0), losses=(0.1, math.nan, 1 / 3),
-        line_times=(0.0, 1.0), line_losses=(0.1, math.inf), maximum=bound, height=bound,
-        barrier=bound, line_height=Bound(math.nan, math.nan, "exact", "exact"),
+        line_times=(0.0, 1.0), line_losses=(0.1, math.inf), maximum=bound,
+        barrier=bound, line_maximum=Bound(math.nan, math.nan, "exact", "exact"),
         normalised_length=1.25, converged=True, points=torch.ones(3, 3), cost=Cost(gradients=4),
     )  # fmt: skip
 
@@ -86,7 +86,7 @@ def test_everything_survives_closing_and_opening(tmp_path: Path) -> None:
     assert second.trace is None
     assert second.metrics == {}
     (path,) = store.paths()
-    for name in ("times", "losses", "line_losses", "maximum", "line_height", "method"):
+    for name in ("times", "losses", "line_losses", "maximum", "line_maximum", "method"):
         assert repr(getattr(path, name)) == repr(getattr(connected(), name))
     assert torch.equal(store.theta("m01"), THETA + 1)
     assert torch.equal(store.eigenvectors("m00"), torch.eye(3)[:, :2])

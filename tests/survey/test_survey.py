@@ -65,7 +65,7 @@ def test_what_is_found_is_what_is_there(tmp_path: Path) -> None:
             assert torch.equal(points[-1], survey.theta(path.b))
             ends = [m.loss for m in record.minima if m.id in (path.a, path.b)]
             assert path.maximum.upper >= max(ends)
-            assert path.barrier.upper == pytest.approx(path.height.upper - max(ends), abs=1e-12)
+            assert path.barrier.upper == pytest.approx(path.maximum.upper - max(ends), abs=1e-12)
         assert record.cost == land.cost - thalweg.Cost(losses=1, passes=1) - PROBES
         assert record.tree is not None
         assert len(record.tree.roots) == 1

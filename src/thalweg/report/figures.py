@@ -230,7 +230,7 @@ def path(record: SurveyRecord, found: PathRecord) -> Figure:
             "hovertemplate": "t %{x:.3f}, loss %{y:.6g}<extra>path</extra>",
         },
     ]
-    shapes = [_band(found.height.lower, found.height.upper, MAIN)]
+    shapes = [_band(found.maximum.lower, found.maximum.upper, MAIN)]
     minima = {minimum.id: minimum for minimum in record.minima}
     ends = [minima[end] for end in (found.a, found.b) if end in minima]
     noise = max((x for x in map(sampling_error, ends) if x is not None), default=None)

@@ -213,7 +213,7 @@ def _paths(record: SurveyRecord, specs: dict[str, figures.Figure]) -> str:
     cards = []
     for k, found in enumerate(_drawn(record)):
         title = pair(names, found.a, found.b)
-        caption = f"{title}. Height {found.height}."
+        caption = f"{title}. Largest loss {found.maximum}."
         spec = figures.path(record, found)
         cards.append(_figure(f"path-{k}", spec, specs, caption, "small"))
     left = len(record.paths) - len(cards)
@@ -234,7 +234,7 @@ def _drawn(record: SurveyRecord) -> list[PathRecord]:
     carriers = {frozenset(m.edge) for m in record.tree.merges} if record.tree else set()
     ranked = sorted(
         record.paths,
-        key=lambda p: (frozenset((p.a, p.b)) not in carriers, p.height.upper, p.a, p.b),
+        key=lambda p: (frozenset((p.a, p.b)) not in carriers, p.maximum.upper, p.a, p.b),
     )
     return ranked[:_MOST_DRAWN]
 

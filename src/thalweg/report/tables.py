@@ -122,18 +122,18 @@ def paths(record: SurveyRecord) -> str:
     """Return the table of paths."""
     names = labels(record)
     columns = [
-        "path", "height", "barrier", "straight line", "length / distance", "converged", "method",
+        "path", "largest loss", "barrier", "straight line, largest loss", "length / distance", "converged", "method",
     ]
     rows = [
         [
-            _word(pair(names, p.a, p.b)), _bound(p.height), _bound(p.barrier),
-            _bound(p.line_height),
+            _word(pair(names, p.a, p.b)), _bound(p.maximum), _bound(p.barrier),
+            _bound(p.line_maximum),
             _bare(p.normalised_length), _yes(p.converged), _word(p.method),
         ]
         for p in record.paths
     ]
     caption = (
-        "Paths. The height is the largest loss along the path; the barrier is over all paths, "
+        "Paths. The largest loss is that along the path; the barrier is over all paths, measured "
         "above the higher end. Ends of brackets are estimated where nothing else is said."
     )
     return table(caption, columns, rows)

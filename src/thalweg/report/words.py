@@ -241,7 +241,7 @@ def _passes(record: SurveyRecord, found: Sequence[Pass]) -> str:
         )
     else:
         text.append("The record holds no sampling error of the loss to compare them with.")
-    lines = [path.line_height.upper for path in record.paths]
+    lines = [path.line_maximum.upper for path in record.paths]
     if lines:
         text.append(f"Straight lines between the same minima climb to {span(lines)}.")
     swaps = sum(not merge.resolved for merge in record.tree.merges) if record.tree else 0

@@ -174,7 +174,7 @@ def join(
 ) -> Connected:
     """Connect two minima by a low path: a string that starts as the straight line.
 
-    The height of the pass is the largest loss along the path, an absolute value like that
+    The maximum is the largest loss along the path, an absolute value like that
     of the line; the barrier is measured above the higher end.
     """
     before = land.cost
@@ -193,9 +193,8 @@ def join(
         line_times=_floats(straight.profile.times),
         line_losses=_floats(straight.profile.losses),
         maximum=path.maximum,
-        height=path.maximum,
         barrier=path.barrier,
-        line_height=straight.maximum,
+        line_maximum=straight.maximum,
         normalised_length=path.normalised_length,
         converged=path.converged,
         points=path.points,

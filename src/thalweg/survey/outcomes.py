@@ -55,9 +55,8 @@ class Connected:
     line_times: tuple[float, ...]
     line_losses: tuple[float, ...]
     maximum: Bound
-    height: Bound
     barrier: Bound
-    line_height: Bound
+    line_maximum: Bound
     normalised_length: float
     converged: bool
     points: Float[Tensor, "k dim"]

@@ -71,10 +71,9 @@ class PathRecord:
         losses: Loss at these points.
         line_times: Position on the straight line of its points.
         line_losses: Loss at these points.
-        maximum: Bracket on the maximum along the path.
-        height: Bracket on the height of the pass that the path crosses.
+        maximum: Bracket on the largest loss along the path, an absolute value.
         barrier: Bracket on the minimax over all paths, above the higher end.
-        line_height: Bracket on the maximum along the straight line.
+        line_maximum: The same along the straight line.
         normalised_length: Length of the path over the distance of its ends.
         converged: Whether the search met its stopping rule.
         cost: What it took.
@@ -89,9 +88,8 @@ class PathRecord:
     line_times: tuple[float, ...]
     line_losses: tuple[float, ...]
     maximum: Bound
-    height: Bound
     barrier: Bound
-    line_height: Bound
+    line_maximum: Bound
     normalised_length: float
     converged: bool
     cost: Cost

@@ -18,7 +18,7 @@ import thalweg
 from thalweg.cli import main
 from thalweg.survey import Interrupted, Survey
 
-MODULE = '''
+MODULE = """
 import torch
 from thalweg import FunctionLandscape, ModelLandscape
 
@@ -42,7 +42,7 @@ def module():
 
 def diverges():
     return FunctionLandscape(lambda x: (x[0] - 100).sqrt() + (x**2).sum(), dim=2)
-'''
+"""
 
 
 @pytest.fixture(autouse=True)

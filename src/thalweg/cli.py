@@ -120,9 +120,7 @@ def _options(
             "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
         ),
     ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error.")
-    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Survey the loss landscape of a neural network."""
     del version, debug  # `main` reads --debug, wherever it stands
@@ -130,9 +128,9 @@ def _options(
 
 @app.command()
 def demo(
-    out: Annotated[
-        Path, typer.Option(help="Folder for the survey and its report.")
-    ] = Path("thalweg-demo"),
+    out: Annotated[Path, typer.Option(help="Folder for the survey and its report.")] = Path(
+        "thalweg-demo"
+    ),
     minima: Annotated[int, typer.Option(min=1, help="How many networks to train.")] = 6,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the whole survey.")] = 0,
 ) -> None:
@@ -169,8 +167,14 @@ def survey_run(
     """Survey a landscape, or go on where an earlier run stopped."""
     land, held_out = _load(target)
     _do(
-        out, land, held_out, _configuration(out, config, seed, minima), minima,
-        retry=retry, report=report, label=target,
+        out,
+        land,
+        held_out,
+        _configuration(out, config, seed, minima),
+        minima,
+        retry=retry,
+        report=report,
+        label=target,
     )
 
 
@@ -311,7 +315,8 @@ def _call(target: str) -> Any:
             near = difflib.get_close_matches(part, dir(value), n=1)
             raise _Refusal(
                 f"{module_name} has no {name}",
-                f"did you mean {module_name}:{near[0]}?" if near
+                f"did you mean {module_name}:{near[0]}?"
+                if near
                 else f"define it: def {name}(): return thalweg.ModelLandscape(...)",
             )
         value = getattr(value, part)
@@ -352,7 +357,8 @@ def _where(error: Exception) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}"
     frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__)
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
         if not frame.filename.startswith("<frozen")
     ]
     return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else "unknown place"

@@ -166,8 +166,7 @@ class Estimate:
                 "%)", " %)"
             )
         return (
-            f"{_digits(self.value, half)} ± {_digits(half, half)} "
-            f"({100 * self.level:.4g} %){tail}"
+            f"{_digits(self.value, half)} ± {_digits(half, half)} ({100 * self.level:.4g} %){tail}"
         )
 
     def __rich__(self) -> str:
@@ -239,8 +238,12 @@ class Bound:
     def above(self, base: float) -> Bound:
         """Return the same bracket measured upwards from `base`."""
         return Bound(
-            self.lower - base, self.upper - base, self.lower_kind, self.upper_kind,
-            self.cost, self.method,
+            self.lower - base,
+            self.upper - base,
+            self.lower_kind,
+            self.upper_kind,
+            self.cost,
+            self.method,
         )
 
     def __str__(self) -> str:
@@ -249,7 +252,9 @@ class Bound:
             return f"{self.lower:.8g} ({self.lower_kind})"
         half, scale = self.width / 2, max(abs(self.lower), abs(self.upper))
         if self.lower_kind == self.upper_kind and half < 1e-4 * scale:
-            return f"{_digits((self.lower + self.upper) / 2, half)} ± {half:.1e} ({self.lower_kind})"
+            return (
+                f"{_digits((self.lower + self.upper) / 2, half)} ± {half:.1e} ({self.lower_kind})"
+            )
         places = 6 if half else 10
         if 0 < half < 1e-4 * scale and math.isfinite(scale):
             places = min(12, 2 + math.ceil(math.log10(scale / half)))

@@ -69,9 +69,7 @@ def test_outliers_are_cheap(with_spectrum):
     found = eigenpairs(with_spectrum(spectrum), k=10, seed=0)
     assert found.converged.all()
     assert found.products <= 40
-    torch.testing.assert_close(
-        found.values, torch.linspace(20, 2, 10).double(), rtol=1e-6, atol=0
-    )
+    torch.testing.assert_close(found.values, torch.linspace(20, 2, 10).double(), rtol=1e-6, atol=0)
 
 
 def test_evenly_spaced_spectrum(with_spectrum):
@@ -250,9 +248,10 @@ def test_text_and_json(with_spectrum):
     assert isinstance(bound, Bound)
     assert bound.lower_kind == bound.upper_kind == "certified"
     assert 3.0 in Bound(bound.lower - 1e-12, bound.upper + 1e-12, "certified", "certified")
-    assert "[yellow]" in eigenpairs(
-        with_spectrum(np.linspace(0, 1, 50)), k=2, max_products=6, seed=0
-    ).__rich__()
+    assert (
+        "[yellow]"
+        in eigenpairs(with_spectrum(np.linspace(0, 1, 50)), k=2, max_products=6, seed=0).__rich__()
+    )
 
 
 def test_nan_hessian_is_an_error_not_a_loop():

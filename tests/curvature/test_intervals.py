@@ -92,17 +92,13 @@ def test_coverage(calibration, law, count, level):
     hits = int(((ends[:, 0] <= mean) & (mean <= ends[:, 1])).sum())
     oracle = 2 * stats.norm.ppf((1 + level) / 2) * spread / np.sqrt(count)
     ratio = float(np.median(ends[:, 1] - ends[:, 0]) / oracle)
-    calibration.check(
-        f"mean of {count} samples, {law}", hits, level=level, width_ratio=ratio
-    )
+    calibration.check(f"mean of {count} samples, {law}", hits, level=level, width_ratio=ratio)
 
 
 @pytest.mark.calibration
 def test_students_interval_is_rejected_at_32_samples(calibration):
     """The control: the textbook interval fails the rule that ours passes."""
-    silent = dataclasses.replace(
-        calibration, seeds=range(1000), record=lambda name, row: None
-    )
+    silent = dataclasses.replace(calibration, seeds=range(1000), record=lambda name, row: None)
     draw, mean, _ = weighted_squares(LAWS["one square"])
     ends = np.array([student(draw(seed, 32)) for seed in silent.seeds])
     hits = int(((ends[:, 0] <= mean) & (mean <= ends[:, 1])).sum())

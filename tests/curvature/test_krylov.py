@@ -69,9 +69,7 @@ def test_overlooked_bounds_the_overlap_with_the_start(with_spectrum, steps):
     values, vectors = torch.linalg.eigh(A.matrix)
     for seed in range(20):
         basis = grown(A, steps, seed=seed)
-        start = torch.randn(
-            50, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-        )
+        start = torch.randn(50, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         overlap = abs(float(vectors[:, -1] @ start / start.norm()))
         claimed = basis.overlooked(float(values[-1]))
         assert min(1.0, math.sqrt(2 * 50 / math.pi) * overlap) <= claimed * (1 + 1e-9)

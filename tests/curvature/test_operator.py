@@ -175,8 +175,9 @@ def test_to_scipy(dtype, kind):
     assert theirs.dtype == kind
     block = random(20, 3, seed=1, dtype=dtype).numpy()
     np.testing.assert_allclose(theirs @ block, matrix.numpy() @ block, rtol=2e-5, atol=1e-5)
-    np.testing.assert_allclose(theirs @ block[:, 0], matrix.numpy() @ block[:, 0], rtol=2e-5,
-                               atol=1e-5)
+    np.testing.assert_allclose(
+        theirs @ block[:, 0], matrix.numpy() @ block[:, 0], rtol=2e-5, atol=1e-5
+    )
     np.testing.assert_allclose(theirs.H @ block, theirs @ block, rtol=1e-7)
 
 

@@ -26,9 +26,7 @@ class Regression(FunctionLandscape):
 
     def __init__(self, inputs: Tensor, targets: Tensor) -> None:
         self.inputs, self.targets = inputs, targets
-        super().__init__(
-            lambda w: 0.5 * ((inputs @ w - targets) ** 2).mean(), inputs.shape[1]
-        )
+        super().__init__(lambda w: 0.5 * ((inputs @ w - targets) ** 2).mean(), inputs.shape[1])
         self.size = float(len(targets))
         self.examples = len(targets)
         self.asked: list[list[int]] = []
@@ -70,7 +68,10 @@ def test_agrees_with_scipy_on_rosenbrock() -> None:
     start = torch.full((6,), -1.2, dtype=torch.float64)
     found = minimise(land, start, tol=1e-8)
     there = scipy.optimize.minimize(
-        scipy.optimize.rosen, start.numpy(), jac=scipy.optimize.rosen_der, method="BFGS",
+        scipy.optimize.rosen,
+        start.numpy(),
+        jac=scipy.optimize.rosen_der,
+        method="BFGS",
         options={"gtol": 1e-9},
     )
     assert found.converged
@@ -142,7 +143,8 @@ def test_progress_is_told() -> None:
     told: list[tuple[float, str]] = []
     land = quadratic(torch.logspace(0, 4, 20, dtype=torch.float64), torch.ones(20))
     minimise(
-        land, torch.zeros(20, dtype=torch.float64),
+        land,
+        torch.zeros(20, dtype=torch.float64),
         progress=lambda part, text: told.append((part, text)),
     )
     assert told
@@ -176,8 +178,9 @@ def test_wrong_arguments_are_named(unchecked: None) -> None:
 def test_full_batch_adam_is_torchs_adam() -> None:
     scales = torch.tensor([1.0, 5.0, 0.2], dtype=torch.float64)
     start = torch.ones(3, dtype=torch.float64)
-    found = train(quadratic(scales, torch.zeros(3)), start, steps=25, lr=0.1,
-                  schedule="constant", seed=0)
+    found = train(
+        quadratic(scales, torch.zeros(3)), start, steps=25, lr=0.1, schedule="constant", seed=0
+    )
     leaf = start.clone().requires_grad_()
     rule = torch.optim.Adam([leaf], lr=0.1)
     for _ in range(25):
@@ -201,8 +204,9 @@ def test_each_epoch_visits_every_example_once_in_a_fresh_order() -> None:
     assert sorted(first) == sorted(second) == list(range(50))
     assert first != second
     assert found.cost.gradients == 9
-    long = train(land, torch.zeros(4, dtype=torch.float64), epochs=60, batch_size=16, lr=0.05,
-                 seed=3)
+    long = train(
+        land, torch.zeros(4, dtype=torch.float64), epochs=60, batch_size=16, lr=0.05, seed=3
+    )
     assert torch.allclose(long.theta, truth, atol=1e-3)
 
 
@@ -210,8 +214,9 @@ def test_a_seed_repeats_training_bit_for_bit_and_is_recorded() -> None:
     runs = []
     for seed in (5, 5, 6):
         land, _ = regression()
-        runs.append(train(land, torch.zeros(4, dtype=torch.float64), steps=20, batch_size=7,
-                          seed=seed))
+        runs.append(
+            train(land, torch.zeros(4, dtype=torch.float64), steps=20, batch_size=7, seed=seed)
+        )
     assert torch.equal(runs[0].theta, runs[1].theta)
     assert not torch.equal(runs[0].theta, runs[2].theta)
     assert runs[0].seed == 5
@@ -223,10 +228,9 @@ def test_a_seed_repeats_training_bit_for_bit_and_is_recorded() -> None:
 
 def test_divergence_is_reported_not_repaired() -> None:
     land = FunctionLandscape(lambda x: torch.exp((x**2).sum()), 2)
-    found = train(land, torch.ones(2, dtype=torch.float64), steps=200, lr=10.0, optimizer="sgd",
-                  seed=0)
+    found = train(
+        land, torch.ones(2, dtype=torch.float64), steps=200, lr=10.0, optimizer="sgd", seed=0
+    )
     assert not found.converged
     assert not math.isfinite(found.loss)
     assert "lower lr=10" in found.reason
-
-

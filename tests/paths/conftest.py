@@ -14,9 +14,7 @@ from thalweg.landscape import FunctionLandscape
 
 def _scalar_linear_net(decay: float) -> FunctionLandscape:
     """A product of two weights: minima at ±√(1-λ)(1, 1), barrier (1-λ)²/2."""
-    return FunctionLandscape(
-        lambda x: 0.5 * (x[0] * x[1] - 1) ** 2 + decay / 2 * (x**2).sum(), 2
-    )
+    return FunctionLandscape(lambda x: 0.5 * (x[0] * x[1] - 1) ** 2 + decay / 2 * (x**2).sum(), 2)
 
 
 def _rank_one(eigenvalues: list[float], seed: int = 0) -> tuple[FunctionLandscape, Tensor]:
@@ -50,7 +48,9 @@ def _digits_network() -> FunctionLandscape:
 
     dim = sum(sizes)
     return FunctionLandscape(
-        loss, dim, dtype=torch.float32,
+        loss,
+        dim,
+        dtype=torch.float32,
         start=lambda g: 0.15 * torch.randn(dim, generator=g),
     )
 

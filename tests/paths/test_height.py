@@ -48,7 +48,8 @@ def true_maximum(land: FunctionLandscape, points: Tensor, count: int = 4001) -> 
         near = scipy.optimize.minimize_scalar(
             lambda s, a=a, b=b: -float(land.loss(a + s * (b - a))),
             bounds=(float(t[max(i - 1, 0)]), float(t[min(i + 1, count - 1)])),
-            method="bounded", options={"xatol": 1e-12},
+            method="bounded",
+            options={"xatol": 1e-12},
         )
         best = max(best, float(values[i]), -float(near.fun))
     return best
@@ -63,9 +64,7 @@ def test_tangent_upper_is_the_maximum_of_the_lower_parabola(
         0.0, (d1 - d0) / h, 2 * (g1 - g0 - d0 * h) / h**2, 2 * (g0 - g1 + d1 * h) / h**2
     )
     t = np.linspace(0, h, 4001)
-    lower = np.minimum(
-        g0 + d0 * t + k * t**2 / 2, g1 - d1 * (h - t) + k * (h - t) ** 2 / 2
-    ).max()
+    lower = np.minimum(g0 + d0 * t + k * t**2 / 2, g1 - d1 * (h - t) + k * (h - t) ** 2 / 2).max()
     one = np.ones(1)
     upper, where = tangent_upper(g0 * one, d0 * one, g1 * one, d1 * one, h * one, k * one)
     scale = 1 + abs(g0) + abs(g1) + (abs(d0) + abs(d1) + k * h) * h

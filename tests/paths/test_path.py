@@ -58,7 +58,7 @@ def test_the_three_heights(seed: int, corners: int) -> None:
 def test_joining_takes_the_higher_maximum_end_for_end(seed: int, m: int, n: int) -> None:
     g = torch.Generator().manual_seed(seed)
     points = torch.randn(m + n - 1, 2, generator=g, dtype=torch.float64)
-    first, second = measure(WELL, points[:m]), measure(WELL, points[m - 1:])
+    first, second = measure(WELL, points[:m]), measure(WELL, points[m - 1 :])
     both = join(first, second)
     assert both.maximum.lower == max(first.maximum.lower, second.maximum.lower)
     assert both.maximum.upper == max(first.maximum.upper, second.maximum.upper)

@@ -27,8 +27,8 @@ def polished(land: Landscape, starts: list[tuple[float, float]]) -> list[Tensor]
 
 
 @pytest.mark.parametrize(
-    ("pair", "saddle"), [((0, 1), -40.664843508657), ((0, 2), -40.664843508657),
-                         ((1, 2), -72.248940112325)],
+    ("pair", "saddle"),
+    [((0, 1), -40.664843508657), ((0, 2), -40.664843508657), ((1, 2), -72.248940112325)],
 )
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_muller_brown_passes(pair: tuple[int, int], saddle: float, seed: int) -> None:
@@ -108,8 +108,10 @@ def test_a_network_of_many_weights(digits_network: Make) -> None:
     """Never higher than the line; much lower in fact; not called converged when it is not."""
     land = digits_network()
     a, b = (
-        minimise(land, land.start(torch.Generator().manual_seed(s)), tol=1e-3, max_gradients=200)
-        .theta for s in (0, 1)
+        minimise(
+            land, land.start(torch.Generator().manual_seed(s)), tol=1e-3, max_gradients=200
+        ).theta
+        for s in (0, 1)
     )
     straight = line(land, a, b)
     before = land.cost
@@ -193,12 +195,17 @@ def test_climbing_to_a_pass_and_running_away() -> None:
     assert found.loss == pytest.approx(-40.664843508657, rel=1e-10)
     assert "converged" in str(found)
     slope = FunctionLandscape(lambda x: x[0] + 0.01 * (x**2).sum(), 3)
-    lost = climb(slope, torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64),
-                 radius=0.5)
+    lost = climb(
+        slope, torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64), radius=0.5
+    )
     assert not lost.converged
     assert float(lost.theta.norm()) <= 0.5
-    bowl = climb(FunctionLandscape(lambda x: (x**2).sum(), 3), torch.ones(3, dtype=torch.float64),
-                 torch.ones(3, dtype=torch.float64), radius=5.0)
+    bowl = climb(
+        FunctionLandscape(lambda x: (x**2).sum(), 3),
+        torch.ones(3, dtype=torch.float64),
+        torch.ones(3, dtype=torch.float64),
+        radius=5.0,
+    )
     assert not bowl.converged
 
 
@@ -208,8 +215,12 @@ def test_climbing_in_many_dimensions_with_few_products() -> None:
     g = torch.Generator().manual_seed(0)
     stiff = 1 + 9 * torch.rand(dim - 1, generator=g, dtype=torch.float64)
     land = FunctionLandscape(
-        lambda x: (x[0] ** 2 - 1) ** 2 + 0.5 * (stiff * x[1:] ** 2).sum()
-        + 0.1 * torch.sin(x[:-1]) @ torch.sin(x[1:]), dim,
+        lambda x: (
+            (x[0] ** 2 - 1) ** 2
+            + 0.5 * (stiff * x[1:] ** 2).sum()
+            + 0.1 * torch.sin(x[:-1]) @ torch.sin(x[1:])
+        ),
+        dim,
     )
     start = 0.05 * torch.randn(dim, generator=g, dtype=torch.float64)
     across = torch.zeros(dim, dtype=torch.float64)

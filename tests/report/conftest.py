@@ -25,24 +25,34 @@ def estimate(value, half, **rest):
 
 def minimum(id="m0", loss=0.1, *, noise=0.01, trace=(50.0, 1.0), top=(10.0, 0.1), **rest):
     values = {
-        "origin": "trained", "seed": 0, "gradient_norm": 3.2e-5, "converged": True,
-        "metrics": {}, "held_out": {}, "norm": 14.2, "cost": Cost(120, 4000, 900, 5020.0),
+        "origin": "trained",
+        "seed": 0,
+        "gradient_norm": 3.2e-5,
+        "converged": True,
+        "metrics": {},
+        "held_out": {},
+        "norm": 14.2,
+        "cost": Cost(120, 4000, 900, 5020.0),
         "seconds": 6.2,
     }
     sampling = None if noise is None else estimate(loss, noise, cost=Cost(1, 0, 0, 1.0))
     eigenvalues = None
     if top is not None:
         eigenvalues = EigenRecord(
-            (top[0], top[0] / 2), (top[1], top[1]), (top[0] - top[1], top[0] / 2 - top[1]),
-            (top[0] + top[1], top[0] / 2 + top[1]), (True, False),
+            (top[0], top[0] / 2),
+            (top[1], top[1]),
+            (top[0] - top[1], top[0] / 2 - top[1]),
+            (top[0] + top[1], top[0] / 2 + top[1]),
+            (True, False),
         )
     traced = None if trace is None else estimate(*trace)
     values |= {"sampling": sampling, "eigenvalues": eigenvalues, "trace": traced}
     return MinimumRecord(id=id, loss=loss, **{**values, **rest})
 
 
-def path(a, b, height, *, ends=(0.1, 0.1), line=None, lower=None, width=0.002, bracket=None,
-         **rest):
+def path(
+    a, b, height, *, ends=(0.1, 0.1), line=None, lower=None, width=0.002, bracket=None, **rest
+):
     top = max(*ends, height)
     times = [k / 20 for k in range(21)]
     base = [ends[0] + t * (ends[1] - ends[0]) for t in times]
@@ -50,30 +60,48 @@ def path(a, b, height, *, ends=(0.1, 0.1), line=None, lower=None, width=0.002, b
     hump = [math.sin(math.pi * t) ** 2 for t in times]
     losses = [y + (top - max(ends)) * h for y, h in zip(base, hump, strict=True)]
     lines = [y + (line - max(ends)) * h for y, h in zip(base, hump, strict=True)]
-    barrier = Bound(0.0 if lower is None else lower, top - max(ends),
-                    "estimated" if lower is None else "certified", "estimated")
+    barrier = Bound(
+        0.0 if lower is None else lower,
+        top - max(ends),
+        "estimated" if lower is None else "certified",
+        "estimated",
+    )
     bracket = bracket or Bound(top - width, top, "estimated", "estimated")
     values = {
-        "method": "string", "times": tuple(times), "losses": tuple(losses),
-        "line_times": tuple(times), "line_losses": tuple(lines), "maximum": bracket,
-        "barrier": barrier, "normalised_length": 1.21, "converged": True,
+        "method": "string",
+        "times": tuple(times),
+        "losses": tuple(losses),
+        "line_times": tuple(times),
+        "line_losses": tuple(lines),
+        "maximum": bracket,
+        "barrier": barrier,
+        "normalised_length": 1.21,
+        "converged": True,
         "line_maximum": Bound(line - 0.001, line, "estimated", "estimated"),
-        "cost": Cost(300, 2500, 0, 2800.0), "seconds": 9.1,
+        "cost": Cost(300, 2500, 0, 2800.0),
+        "seconds": 9.1,
     }
     return PathRecord(a=a, b=b, **{**values, **rest})
 
 
 def survey(minima=(), paths=(), **rest):
     values = {
-        "name": "digits", "created": "2026-03-01T12:00:00Z", "config": {}, "provenance": {},
-        "dim": 2410, "failures": (), "cost": Cost(2000, 40000, 5400, 47000.0), "seconds": 97.3,
+        "name": "digits",
+        "created": "2026-03-01T12:00:00Z",
+        "config": {},
+        "provenance": {},
+        "dim": 2410,
+        "failures": (),
+        "cost": Cost(2000, 40000, 5400, 47000.0),
+        "seconds": 97.3,
         "complete": True,
     }
     heights = {m.id: m.loss for m in minima if math.isfinite(m.loss)}
     known = [(p.a, p.b, p.maximum) for p in paths if {p.a, p.b} <= set(heights)]
     tree = merge_tree(heights, known)
-    return SurveyRecord(minima=tuple(minima), paths=tuple(paths),
-                        **{**values, "tree": tree, **rest})
+    return SurveyRecord(
+        minima=tuple(minima), paths=tuple(paths), **{**values, "tree": tree, **rest}
+    )
 
 
 def failure(job="path m0 m5", error="the loss is not finite at step 41"):
@@ -91,34 +119,71 @@ def realistic():
         wide = [10 ** rng.uniform(-4, -0.6) for _ in values]
         arms = list(zip(values, wide, strict=True))
         eigenvalues = EigenRecord(
-            tuple(values), tuple(wide), tuple(v - w for v, w in arms),
-            tuple(v + w for v, w in arms), tuple(w < 0.15 for w in wide),
+            tuple(values),
+            tuple(wide),
+            tuple(v - w for v, w in arms),
+            tuple(v + w for v, w in arms),
+            tuple(w < 0.15 for w in wide),
         )
-        minima.append(minimum(
-            f"m{k}", loss, noise=0.0061, seed=k, trace=(70 + 30 * rng.random(), 2.5),
-            eigenvalues=eigenvalues, gradient_norm=10 ** rng.uniform(-6, -4),
-            norm=14 + rng.random(), converged=k != 4, seconds=5 + 3 * rng.random(),
-            metrics={"accuracy": estimate(0.991 - 0.004 * rng.random(), 0.004)},
-            held_out={"loss": estimate(0.11 + 0.03 * rng.random(), 0.031),
-                      "accuracy": estimate(0.96 + 0.01 * rng.random(), 0.017)},
-        ))
+        minima.append(
+            minimum(
+                f"m{k}",
+                loss,
+                noise=0.0061,
+                seed=k,
+                trace=(70 + 30 * rng.random(), 2.5),
+                eigenvalues=eigenvalues,
+                gradient_norm=10 ** rng.uniform(-6, -4),
+                norm=14 + rng.random(),
+                converged=k != 4,
+                seconds=5 + 3 * rng.random(),
+                metrics={"accuracy": estimate(0.991 - 0.004 * rng.random(), 0.004)},
+                held_out={
+                    "loss": estimate(0.11 + 0.03 * rng.random(), 0.031),
+                    "accuracy": estimate(0.96 + 0.01 * rng.random(), 0.017),
+                },
+            )
+        )
     loss = {m.id: m.loss for m in minima}
-    heights = {("m0", "m1"): 0.0481, ("m1", "m2"): 0.0503, ("m2", "m3"): 0.3107,
-               ("m3", "m4"): 0.0989, ("m4", "m5"): 0.0995, ("m0", "m5"): 0.4411,
-               ("m0", "m3"): 0.3921}
+    heights = {
+        ("m0", "m1"): 0.0481,
+        ("m1", "m2"): 0.0503,
+        ("m2", "m3"): 0.3107,
+        ("m3", "m4"): 0.0989,
+        ("m4", "m5"): 0.0995,
+        ("m0", "m5"): 0.4411,
+        ("m0", "m3"): 0.3921,
+    }
     paths = [
-        path(a, b, h, ends=(loss[a], loss[b]), line=2.1 + rng.random(), width=0.003 * (1 + i % 3),
-             converged=i != 5)
+        path(
+            a,
+            b,
+            h,
+            ends=(loss[a], loss[b]),
+            line=2.1 + rng.random(),
+            width=0.003 * (1 + i % 3),
+            converged=i != 5,
+        )
         for i, ((a, b), h) in enumerate(heights.items())
     ]
     return survey(
-        minima, paths, failures=(failure(),), name="digits, MLP 64-30-10",
+        minima,
+        paths,
+        failures=(failure(),),
+        name="digits, MLP 64-30-10",
         config={"minima": 6, "seed": 0, "path": {"method": "string", "images": 21, "tol": 1e-4}},
-        provenance={"thalweg": "0.1.0", "torch": "2.13.0", "threads": 1,
-                    "data": {"name": "digits (scikit-learn)", "examples": 1437,
-                             "digest": "5e9c0f0b61a2e7d94f2f54a1f0b5c4f7" * 2},
-                    "landscape": "ModelLandscape(Sequential(Linear(64, 30), Tanh(), ...), "
-                                 "cross_entropy, penalty=0.001, batchnorm=None)"},
+        provenance={
+            "thalweg": "0.1.0",
+            "torch": "2.13.0",
+            "threads": 1,
+            "data": {
+                "name": "digits (scikit-learn)",
+                "examples": 1437,
+                "digest": "5e9c0f0b61a2e7d94f2f54a1f0b5c4f7" * 2,
+            },
+            "landscape": "ModelLandscape(Sequential(Linear(64, 30), Tanh(), ...), "
+            "cross_entropy, penalty=0.001, batchnorm=None)",
+        },
     )
 
 
@@ -126,6 +191,10 @@ def realistic():
 def make():
     """The factories above."""
     return SimpleNamespace(
-        minimum=minimum, path=path, survey=survey, failure=failure, estimate=estimate,
+        minimum=minimum,
+        path=path,
+        survey=survey,
+        failure=failure,
+        estimate=estimate,
         realistic=realistic,
     )

@@ -33,12 +33,22 @@ def browse(chromium, tmp_path):
         file.write_text(page, "utf-8")
         run = subprocess.run(
             [
-                chromium, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
-                "--enable-logging=stderr", "--virtual-time-budget=6000",
-                f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900",
-                f"--blink-settings=preferredColorScheme={scheme}", file.as_uri(),
+                chromium,
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--dump-dom",
+                "--enable-logging=stderr",
+                "--virtual-time-budget=6000",
+                f"--user-data-dir={tmp_path / 'profile'}",
+                f"--window-size={width},900",
+                f"--blink-settings=preferredColorScheme={scheme}",
+                file.as_uri(),
             ],
-            capture_output=True, text=True, timeout=120, check=True,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
         )
         return run.stdout, [line for line in run.stderr.splitlines() if "CONSOLE" in line]
 

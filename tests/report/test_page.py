@@ -71,12 +71,22 @@ def test_the_page_is_self_contained(make):
 
 
 def test_text_from_the_record_is_never_markup(make):
-    minima = [make.minimum(EVIL, origin=EVIL, metrics={EVIL: make.estimate(1.0, 0.1)},
-                           held_out={EVIL: make.estimate(1.0, 0.1)}),
-              make.minimum("m1", 0.12)]
+    minima = [
+        make.minimum(
+            EVIL,
+            origin=EVIL,
+            metrics={EVIL: make.estimate(1.0, 0.1)},
+            held_out={EVIL: make.estimate(1.0, 0.1)},
+        ),
+        make.minimum("m1", 0.12),
+    ]
     record = make.survey(
-        minima, [make.path(EVIL, "m1", 0.5, method=EVIL)], name=EVIL, created=EVIL,
-        failures=(make.failure(EVIL, EVIL),), config={EVIL: EVIL},
+        minima,
+        [make.path(EVIL, "m1", 0.5, method=EVIL)],
+        name=EVIL,
+        created=EVIL,
+        failures=(make.failure(EVIL, EVIL),),
+        config={EVIL: EVIL},
         provenance={EVIL: {EVIL: [EVIL]}},
     )
     page = render(record)
@@ -117,7 +127,8 @@ def test_the_figures_hold_the_record(make):
     )
     carriers = {frozenset(merge.edge) for merge in record.tree.merges}
     first = min(
-        (p for p in record.paths if frozenset((p.a, p.b)) in carriers), key=lambda p: p.maximum.upper
+        (p for p in record.paths if frozenset((p.a, p.b)) in carriers),
+        key=lambda p: p.maximum.upper,
     )
     assert drawn["path-0"]["data"][1]["y"] == list(first.losses)
     band = drawn["path-0"]["layout"]["shapes"][0]
@@ -139,9 +150,17 @@ def test_tables_hold_every_minimum_path_failure_and_setting(make):
     for minimum in record.minima:
         assert minimum.id in text
     for shown in (
-        "0.0061", "± 2.5", "m0 – m5", "the loss is not finite at step 41", "data.digest",
-        "path.images", "1 min 37 s", "2,410 parameters", "held out: accuracy",
-        "6 minima, 5 merges, 1 root", "47,000",
+        "0.0061",
+        "± 2.5",
+        "m0 – m5",
+        "the loss is not finite at step 41",
+        "data.digest",
+        "path.images",
+        "1 min 37 s",
+        "2,410 parameters",
+        "held out: accuracy",
+        "6 minima, 5 merges, 1 root",
+        "47,000",
     ):
         assert shown in text, shown
 
@@ -150,10 +169,17 @@ def test_an_empty_survey_and_what_is_not_finite(make):
     page = render(make.survey())
     assert "No minimum has been found" in page
     assert figures(page) == {}
-    minima = [make.minimum("m0", math.nan, noise=math.nan, trace=(math.nan, math.nan), top=None),
-              make.minimum("m1", noise=None, trace=None)]
-    path = make.path("m0", "m1", 0.2, losses=(math.nan,) * 21,
-                     bracket=Bound(0.1, math.inf, "estimated", "estimated"))
+    minima = [
+        make.minimum("m0", math.nan, noise=math.nan, trace=(math.nan, math.nan), top=None),
+        make.minimum("m1", noise=None, trace=None),
+    ]
+    path = make.path(
+        "m0",
+        "m1",
+        0.2,
+        losses=(math.nan,) * 21,
+        bracket=Bound(0.1, math.inf, "estimated", "estimated"),
+    )
     drawn = figures(render(make.survey(minima, [path], tree=None)))
     assert drawn["path-0"]["data"][1]["y"] == [None] * 21
     assert drawn["curvature"]["data"][0]["y"] == [None]
@@ -197,8 +223,11 @@ def test_write_is_atomic(make, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match=r"cannot write the report: the disk is full; the report "
-                       r"needs \d\.\d MB, so free some space. Nothing was changed") as caught:
+    with pytest.raises(
+        OSError,
+        match=r"cannot write the report: the disk is full; the report "
+        r"needs \d\.\d MB, so free some space. Nothing was changed",
+    ) as caught:
         write(make.realistic(), target)
     assert caught.value.errno == errno.ENOSPC
     assert os.listdir(tmp_path) == ["digits.html"]

@@ -153,9 +153,9 @@ def test_flattest_says_what_is_missing(make):
     nan = flattest(make, ((math.nan, math.nan), (8, 0.1)), ((math.nan, math.nan), (9, 0.1)))
     assert "trace" not in nan.partition("Neither")[0]
     minima = [make.minimum("m0"), make.minimum("m1", trace=None)]
-    assert "No trace at m1, which the comparison leaves out." in answers(
-        make.survey(minima)
-    ).caveats
+    assert (
+        "No trace at m1, which the comparison leaves out." in answers(make.survey(minima)).caveats
+    )
 
 
 def test_caveats(make):

@@ -39,7 +39,11 @@ def network(batchnorm: str | None = None, seed: int = 0, **options: Any) -> Mode
             options["batchnorm"] = batchnorm
         model = torch.nn.Sequential(*layers, torch.nn.Linear(4, 2)).double().eval()
     return ModelLandscape(
-        model, torch.nn.functional.cross_entropy, (x, y), penalty=1e-2, metrics="accuracy",
+        model,
+        torch.nn.functional.cross_entropy,
+        (x, y),
+        penalty=1e-2,
+        metrics="accuracy",
         **options,
     )
 

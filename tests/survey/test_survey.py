@@ -328,8 +328,10 @@ def test_added_minima_are_measured_and_connected_like_the_others(tmp_path: Path)
 def test_a_network_is_surveyed_with_its_metrics_and_checkpoints(tmp_path: Path) -> None:
     land = surfaces.network()
     held_out = land.with_data(
-        (torch.ones(4, 3, dtype=torch.float64).diff(dim=0, append=torch.zeros(1, 3)).double(),
-         torch.zeros(4).long())
+        (
+            torch.ones(4, 3, dtype=torch.float64).diff(dim=0, append=torch.zeros(1, 3)).double(),
+            torch.zeros(4).long(),
+        )
     )
     config = SurveyConfig(minima=2, epochs=2, batch_size=8, path_gradients=200)
     with Survey.open(tmp_path / "a", land, config, held_out=held_out) as survey:
@@ -382,9 +384,7 @@ def test_batchnorm_policies_without_one_landscape_are_refused(tmp_path: Path, po
 
 def test_a_batchnorm_network_is_surveyed_under_batch_statistics(tmp_path: Path) -> None:
     land = surfaces.network(batchnorm="batch")
-    config = SurveyConfig(
-        minima=2, epochs=1, batch_size=8, path_gradients=60, max_gradients=50
-    )
+    config = SurveyConfig(minima=2, epochs=1, batch_size=8, path_gradients=60, max_gradients=50)
     with Survey.open(tmp_path / "a", land, config) as survey:
         assert survey.run(progress=False).failed == ()
         record = survey.record()

@@ -234,8 +234,11 @@ def test_muller_brown_is_exact():
 
 
 def test_names_of_every_kind_of_error():
-    with pytest.raises(ValueError, match=r"edge \('A', 'B'\) has height -120.0, lower than its "
-                       r"minimum 'B' at -108.166724; .* evaluate both on the same data"):
+    with pytest.raises(
+        ValueError,
+        match=r"edge \('A', 'B'\) has height -120.0, lower than its "
+        r"minimum 'B' at -108.166724; .* evaluate both on the same data",
+    ):
         merge_tree(MULLER_BROWN, [("A", "B", -120.0)])
     with pytest.raises(ValueError, match=r"edge \('A', 'D'\): unknown minimum 'D'; there are: 'A'"):
         merge_tree(MULLER_BROWN, [("A", "D", 0.0)])

@@ -74,8 +74,9 @@ def test_subset_is_balanced_and_recorded(size: int) -> None:
     assert list(part.indices) == sorted(part.indices)
     assert f"of these the first {size} with equal classes" in part.rule
     for label in range(10):  # the first of each class, no later one
-        first = [i for i, t in zip(whole.indices, whole.targets.tolist(), strict=True)
-                 if t == label]
+        first = [
+            i for i, t in zip(whole.indices, whole.targets.tolist(), strict=True) if t == label
+        ]
         mine = [i for i, t in zip(part.indices, part.targets.tolist(), strict=True) if t == label]
         assert mine == first[: len(mine)]
 
@@ -100,8 +101,17 @@ def test_json_and_strings() -> None:
 @pytest.mark.usefixtures("unchecked")
 def test_images_and_labels_must_match() -> None:
     with pytest.raises(ValueError, match="broken: 2 images, 3 labels and 2 indices"):
-        ImageData(torch.zeros(2, 1, 1, 1), torch.zeros(3).long(), "broken", "train", ("a",), "",
-                  "", (0, 1), "")
+        ImageData(
+            torch.zeros(2, 1, 1, 1),
+            torch.zeros(3).long(),
+            "broken",
+            "train",
+            ("a",),
+            "",
+            "",
+            (0, 1),
+            "",
+        )
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -155,9 +165,7 @@ def test_folder_refusals(folder: Path) -> None:
         mnist_folder(folder / "nowhere")
 
 
-def test_fashion_mnist_says_how_to_get_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fashion_mnist_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileNotFoundError, match="apt install dataset-fashion-mnist") as caught:
         fashion_mnist(folder=tmp_path)
     assert str(tmp_path) in str(caught.value)
@@ -183,7 +191,9 @@ def test_fashion_mnist_itself(fashion_mnist_folder: Path) -> None:
     assert test.inputs.shape == (10_000, 1, 28, 28)
     assert test.counts == (1000,) * 10
     assert [FASHION_CLASSES[t] for t in test.targets[:3].tolist()] == [
-        "ankle boot", "pullover", "trouser",
+        "ankle boot",
+        "pullover",
+        "trouser",
     ]
     assert 0.28 < float(test.inputs.mean()) < 0.29  # published: 0.2860 over the training set
     part = fashion_mnist("test", subset=100, image=False)

@@ -32,7 +32,7 @@ def test_layout_is_the_published_one(tmp_path: Path) -> None:
     """The header of MNIST's own images: 0x00000803, 60000, 28, 28, big-endian."""
     write_idx(tmp_path / "a", IMAGES)
     raw = (tmp_path / "a").read_bytes()
-    assert raw[:16].hex() == "00000803" "00000002" "00000003" "00000004"
+    assert raw[:16].hex() == "00000803000000020000000300000004"
     assert raw[16:] == bytes(range(24))
 
 
@@ -111,8 +111,12 @@ def test_no_content_reads_as_something_else(
     lengths = content[4 : 4 + 4 * axes]
     shape = [int.from_bytes(lengths[i : i + 4], "big") for i in range(0, len(lengths), 4)]
     data = content[4 + 4 * axes :]
-    if content[:3] == b"\0\0\x08" and axes and len(lengths) == 4 * axes \
-            and math.prod(shape) == len(data):
+    if (
+        content[:3] == b"\0\0\x08"
+        and axes
+        and len(lengths) == 4 * axes
+        and math.prod(shape) == len(data)
+    ):
         array = read_idx(path)
         assert list(array.shape) == shape
         assert array.numpy().tobytes() == data

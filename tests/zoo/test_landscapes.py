@@ -68,9 +68,7 @@ def test_fashion_cnn(fashion_mnist_folder: Path) -> None:
     torch.testing.assert_close(test.loss(theta), by_hand, rtol=1e-5, atol=0)
 
 
-def test_fashion_cnn_says_what_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fashion_cnn_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("THALWEG_FASHION_MNIST", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="apt install dataset-fashion-mnist"):
         landscapes.fashion_cnn()

@@ -111,7 +111,9 @@ def test_descent_from_each_saddle_finds_the_minima_it_joins(name: str) -> None:
         for side in (-1e-4, 1e-4):
             flow = solve_ivp(
                 lambda _, x: -surface.gradient(torch.tensor(x)).numpy(),
-                (0.0, 200.0), (theta + side * unstable).numpy(), method="LSODA",
+                (0.0, 200.0),
+                (theta + side * unstable).numpy(),
+                method="LSODA",
             )
             away = [np.linalg.norm(flow.y[:, -1] - minimum) for minimum in minima]
             assert min(away) < 1e-3
@@ -196,8 +198,9 @@ def test_unseeded_rotation_records_its_seed() -> None:
     assert first.seed is not None
     assert second.seed is not None
     assert first.seed != second.seed
-    assert torch.equal(quadratic([1.0, 2.0, 3.0], rotated=True, seed=first.seed).hessian,
-                       first.hessian)
+    assert torch.equal(
+        quadratic([1.0, 2.0, 3.0], rotated=True, seed=first.seed).hessian, first.hessian
+    )
 
 
 def test_rotations_are_uniform() -> None:

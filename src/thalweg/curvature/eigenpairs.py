@@ -90,8 +90,10 @@ class Eigenpairs:
 
     def _completeness(self) -> str:
         if not bool(self.converged.all()):
-            return "larger ones may be missing" if self.which != "smallest" else (
-                "smaller ones may be missing"
+            return (
+                "larger ones may be missing"
+                if self.which != "smallest"
+                else ("smaller ones may be missing")
             )
         if self.overlooked <= _OVERLOOKED:
             return f"none beyond the last is missing (error probability <= {self.overlooked:.0e})"
@@ -203,7 +205,12 @@ class _Search:
     """The state of one search: a basis, what is wanted of it, and what is left to spend."""
 
     def __init__(
-        self, operator: LinearOperator, k: int, which: str, tol: float, budget: int,
+        self,
+        operator: LinearOperator,
+        k: int,
+        which: str,
+        tol: float,
+        budget: int,
         generator: torch.Generator,
     ) -> None:
         capacity, dtype = room(operator, 2 * k + 20)

@@ -120,8 +120,12 @@ class LinearOperator(ABC):
             return answer.reshape(np.shape(array))
 
         return scipy.sparse.linalg.LinearOperator(
-            shape=(self.dim, self.dim), dtype=np.dtype(kind),
-            matvec=product, rmatvec=product, matmat=product, rmatmat=product,
+            shape=(self.dim, self.dim),
+            dtype=np.dtype(kind),
+            matvec=product,
+            rmatvec=product,
+            matmat=product,
+            rmatmat=product,
         )
 
     def _check(self, vectors: Tensor) -> None:

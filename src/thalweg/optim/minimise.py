@@ -136,8 +136,9 @@ class _Descent:
         spent = self.calls / self.limit
         if not (0 < self.norm < self.first_norm and 0 < self.tol < self.first_norm):
             return spent
-        return max(spent, math.log(self.first_norm / self.norm) / math.log(
-            self.first_norm / self.tol))
+        return max(
+            spent, math.log(self.first_norm / self.norm) / math.log(self.first_norm / self.tol)
+        )
 
     def rounding(self, loss: float) -> float:
         """A difference in loss that is nothing but rounding in the landscape's dtype."""
@@ -165,8 +166,14 @@ def _lbfgs(run: _Descent, max_steps: int, memory: int) -> int:
             jac=True,
             method="L-BFGS-B",
             callback=count,
-            options={"maxcor": memory, "ftol": 0.0, "gtol": 0.0, "maxls": 40,
-                     "maxiter": max_steps, "maxfun": 10**9},
+            options={
+                "maxcor": memory,
+                "ftol": 0.0,
+                "gtol": 0.0,
+                "maxls": 40,
+                "maxiter": max_steps,
+                "maxfun": 10**9,
+            },
         )
     except _Stop:
         steps += 1
@@ -188,8 +195,9 @@ def _polish(run: _Descent, max_steps: int) -> int:
                 length = 1e-3 / max(1.0, run.norm)
             else:
                 s, y = theta - previous[0], gradient - previous[1]
-                curvature = float(s.double() @ y.double()) / max(float(s.double() @ s.double()),
-                                                                 1e-300)
+                curvature = float(s.double() @ y.double()) / max(
+                    float(s.double() @ s.double()), 1e-300
+                )
                 if not curvature > 0:
                     break
                 length = 1 / curvature
@@ -263,8 +271,15 @@ def minimise(
         if not run.norm < 0.5 * at:
             break
     return Minimum(
-        run.theta, run.loss, run.norm, run.norm <= tol, tol, steps, _reason(run),
-        land.cost - before, method,
+        run.theta,
+        run.loss,
+        run.norm,
+        run.norm <= tol,
+        tol,
+        steps,
+        _reason(run),
+        land.cost - before,
+        method,
     )
 
 
@@ -350,7 +365,8 @@ def train(
     before = land.cost
     leaf = theta.clone().requires_grad_()
     rule: torch.optim.Optimizer = (
-        torch.optim.Adam([leaf], lr=lr) if optimizer == "adam"
+        torch.optim.Adam([leaf], lr=lr)
+        if optimizer == "adam"
         else torch.optim.SGD([leaf], lr=lr, momentum=0.9, nesterov=True)
     )
     done, lost = 0, False
@@ -371,9 +387,16 @@ def train(
     norm = float(torch.linalg.vector_norm(gradient.double()))
     finite = math.isfinite(loss) and math.isfinite(norm)
     return Minimum(
-        leaf.detach(), loss, norm, finite and norm <= tol, tol, done,
-        _training_reason(norm, tol, lost or not finite, done, lr), land.cost - before,
-        optimizer, recorded,
+        leaf.detach(),
+        loss,
+        norm,
+        finite and norm <= tol,
+        tol,
+        done,
+        _training_reason(norm, tol, lost or not finite, done, lr),
+        land.cost - before,
+        optimizer,
+        recorded,
     )
 
 
@@ -382,8 +405,9 @@ def _training_reason(norm: float, tol: float, diverged: bool, done: int, lr: flo
         return f"the loss stopped being finite after step {done}; lower lr={lr:g}"
     if norm <= tol:
         return f"the gradient norm is at most {tol:g}"
-    return "all steps are taken and the gradient is not zero yet; train longer, or go on with " \
-        "minimise"
+    return (
+        "all steps are taken and the gradient is not zero yet; train longer, or go on with minimise"
+    )
 
 
 class _Batches:

@@ -99,10 +99,18 @@ def connect(
     if method == "line" or (method == "auto" and _low_enough(straight, level, tolerance)):
         return straight
     return string(
-        land, a, b, start=straight, images=images, max_gradients=max_gradients,
-        tolerance=tolerance, max_samples=max_samples, seed=seed,
-        progress=None if progress is None else
-        lambda part, message: progress(0.1 + 0.9 * part, message),
+        land,
+        a,
+        b,
+        start=straight,
+        images=images,
+        max_gradients=max_gradients,
+        tolerance=tolerance,
+        max_samples=max_samples,
+        seed=seed,
+        progress=None
+        if progress is None
+        else lambda part, message: progress(0.1 + 0.9 * part, message),
     )
 
 
@@ -179,24 +187,42 @@ def is_connected(
                 "no", f"end {name} lies at {loss:.8g}, above the level {level:.8g}", ends, asked
             )
     path = connect(
-        land, a, b, method=method, level=level, tolerance=tolerance, images=images,
-        max_gradients=max_gradients, max_samples=max_samples, seed=seed, progress=progress,
+        land,
+        a,
+        b,
+        method=method,
+        level=level,
+        tolerance=tolerance,
+        images=images,
+        max_gradients=max_gradients,
+        max_samples=max_samples,
+        seed=seed,
+        progress=progress,
     )
     low, high = path.maximum.lower, path.maximum.upper
     cost = asked + path.cost
     if high <= level:
         return Verdict(
-            "yes", f"a {path.method} joins them below {high:.8g} ({path.maximum.upper_kind} upper "
-            f"end), at or under the level {level:.8g}", path, cost,
+            "yes",
+            f"a {path.method} joins them below {high:.8g} ({path.maximum.upper_kind} upper "
+            f"end), at or under the level {level:.8g}",
+            path,
+            cost,
         )
     if low <= level:
         return Verdict(
-            "unresolved", f"the best path found climbs to between {low:.8g} and {high:.8g}, which "
+            "unresolved",
+            f"the best path found climbs to between {low:.8g} and {high:.8g}, which "
             f"straddles the level {level:.8g}; a smaller tolerance or more samples would decide "
-            "it", path, cost,
+            "it",
+            path,
+            cost,
         )
     return Verdict(
-        "unresolved", f"the best path found climbs to {low:.8g}, above the level {level:.8g}, and "
+        "unresolved",
+        f"the best path found climbs to {low:.8g}, above the level {level:.8g}, and "
         "another may stay below; more images and gradients may find it, a proven lower bound of "
-        "the barrier would rule it out", path, cost,
+        "the barrier would rule it out",
+        path,
+        cost,
     )

@@ -175,8 +175,15 @@ class _Intervals:
         """Divide the intervals numbered `at` at arc lengths `s`, with values and slopes."""
         new = {
             name: np.insert(getattr(self, name), at + 1, value)
-            for name, value in (("segment", self.segment[at]), ("s0", s), ("s1", self.s1[at]),
-                                ("g0", g), ("g1", self.g1[at]), ("d0", d), ("d1", self.d1[at]))
+            for name, value in (
+                ("segment", self.segment[at]),
+                ("s0", s),
+                ("s1", self.s1[at]),
+                ("g0", g),
+                ("g1", self.g1[at]),
+                ("d0", d),
+                ("d1", self.d1[at]),
+            )
         }
         left = at + np.arange(len(at))
         new["s1"][left], new["g1"][left], new["d1"][left] = s, g, d
@@ -376,14 +383,24 @@ def _profile(
     lower = float(losses[top])
     upper = lower if math.isnan(lower) else max(lower, upper)
     last = len(cells.h)
-    where = (cells.segment[[top]], cells.s0[[top]]) if top < last else (
-        cells.segment[[-1]], cells.s1[[-1]])
+    where = (
+        (cells.segment[[top]], cells.s0[[top]])
+        if top < last
+        else (cells.segment[[-1]], cells.s1[[-1]])
+    )
     slopes = "values and slopes" if line.slopes else "values alone"
     bound = Bound(
-        lower, upper, "certified", kind, cost,
+        lower,
+        upper,
+        "certified",
+        kind,
+        cost,
         f"adaptive sampling of {slopes}, {len(s)} samples",
     )
     return Profile(
-        torch.from_numpy(s / total), torch.from_numpy(losses), bound,
-        line.position(*where)[0], float(s[top] / total),
+        torch.from_numpy(s / total),
+        torch.from_numpy(losses),
+        bound,
+        line.position(*where)[0],
+        float(s[top] / total),
     )

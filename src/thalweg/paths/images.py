@@ -41,7 +41,6 @@ class Images:
         return int(self.loss.argmax())
 
 
-
 def spacing(x: Float[Tensor, "images dim"]) -> Float[Tensor, " gaps"]:
     """Return the distances between neighbouring images."""
     gaps: Tensor = torch.linalg.vector_norm((x[1:] - x[:-1]).double(), dim=1)
@@ -59,8 +58,12 @@ def equal_arcs(
     """
     knots = torch.cat([x.new_zeros(1, dtype=torch.float64), spacing(x).cumsum(0)])
     wanted = torch.cat(
-        [torch.linspace(float(knots[i]), float(knots[j]), j - i + 1, dtype=torch.float64,
-                        device=x.device)[:-1] for i, j in itertools.pairwise(pinned)]
+        [
+            torch.linspace(
+                float(knots[i]), float(knots[j]), j - i + 1, dtype=torch.float64, device=x.device
+            )[:-1]
+            for i, j in itertools.pairwise(pinned)
+        ]
         + [knots[-1:]]
     )
     i = torch.searchsorted(knots, wanted, right=True).clamp(1, len(x) - 1)
@@ -82,8 +85,11 @@ def tangents(
     high = torch.maximum(rise.abs(), fall.abs())
     low = torch.minimum(rise.abs(), fall.abs())
     up = (loss[2:] > loss[:-2])[:, None]
-    mixed = torch.where(up, ahead * high[:, None] + behind * low[:, None],
-                        ahead * low[:, None] + behind * high[:, None])
+    mixed = torch.where(
+        up,
+        ahead * high[:, None] + behind * low[:, None],
+        ahead * low[:, None] + behind * high[:, None],
+    )
     climbing, falling = ((rise > 0) & (fall > 0))[:, None], ((rise < 0) & (fall < 0))[:, None]
     tangent = torch.where(climbing, ahead, torch.where(falling, behind, mixed))
     norm = torch.linalg.vector_norm(tangent, dim=1, keepdim=True)

@@ -51,6 +51,11 @@ def line(
     """
     a, b = check_ends(land, a, b)
     return measure(
-        land, torch.stack([a, b]), tolerance=tolerance, max_samples=max_samples,
-        curvature=curvature, method="line", note="a straight line has nothing to converge",
+        land,
+        torch.stack([a, b]),
+        tolerance=tolerance,
+        max_samples=max_samples,
+        curvature=curvature,
+        method="line",
+        note="a straight line has nothing to converge",
     )

@@ -91,7 +91,11 @@ class Path:
         """Bracket of the smallest height of all paths between the ends, above `base`."""
         height = self.height
         return Bound(
-            min(0.0, height.upper), height.upper, "certified", height.upper_kind, self.cost,
+            min(0.0, height.upper),
+            height.upper,
+            "certified",
+            height.upper_kind,
+            self.cost,
             f"0 because every path holds its ends; upper end: {self.method}",
         )
 
@@ -134,9 +138,7 @@ class Path:
         i = torch.searchsorted(times, asked, right=True).clamp(1, len(times) - 1)
         gap = times[i] - times[i - 1]
         part = torch.where(gap > 0, (asked - times[i - 1]) / gap.clamp_min(1e-300), 0.0)
-        return torch.lerp(
-            self.points[i - 1], self.points[i], part.to(self.points.dtype)[..., None]
-        )
+        return torch.lerp(self.points[i - 1], self.points[i], part.to(self.points.dtype)[..., None])
 
     def reversed(self) -> Path:
         """Return the same path from $b$ to $a$."""
@@ -278,14 +280,16 @@ def measure(
     before = view.cost
     points = check_theta(points, land.dim, land.dtype, land.device)
     profile = bracket_maximum(
-        view, points, tolerance=tolerance, max_samples=max_samples, initial=initial,
+        view,
+        points,
+        tolerance=tolerance,
+        max_samples=max_samples,
+        initial=initial,
         curvature=curvature,
     )
     kept = _corner_losses(view, points, profile)
     cost = view.cost - before
-    return Path(
-        points, kept, profile, method, converged, note, cost + (spent or Cost()), seed
-    )
+    return Path(points, kept, profile, method, converged, note, cost + (spent or Cost()), seed)
 
 
 def _corner_losses(view: Landscape, points: Tensor, profile: Profile) -> Tensor:
@@ -314,7 +318,11 @@ def join(first: Path, second: Path) -> Path:
     upper = max(first.maximum, second.maximum, key=lambda bound: bound.upper)
     cost = first.cost + second.cost
     maximum = Bound(
-        high.maximum.lower, upper.upper, high.maximum.lower_kind, upper.upper_kind, cost,
+        high.maximum.lower,
+        upper.upper,
+        high.maximum.lower_kind,
+        upper.upper_kind,
+        cost,
         "the higher of two paths",
     )
     lost = [path for path in (first, second) if math.isnan(path.maximum.lower)]
@@ -324,7 +332,9 @@ def join(first: Path, second: Path) -> Path:
     profile = Profile(
         torch.cat([first.profile.times * share, share + second.profile.times[1:] * (1 - share)]),
         torch.cat([first.profile.losses, second.profile.losses[1:]]),
-        maximum, high.top, top_time,
+        maximum,
+        high.top,
+        top_time,
     )
     notes = first.note if first.note == second.note else f"{first.note}; then {second.note}"
     return Path(
@@ -332,6 +342,8 @@ def join(first: Path, second: Path) -> Path:
         torch.cat([first.losses, second.losses[1:]]),
         profile,
         first.method if first.method == second.method else f"{first.method} + {second.method}",
-        first.converged and second.converged, notes, cost,
+        first.converged and second.converged,
+        notes,
+        cost,
         first.seed if first.seed is not None else second.seed,
     )

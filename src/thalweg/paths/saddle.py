@@ -103,7 +103,9 @@ def _step(point: Point, mode: Tensor, size: int) -> tuple[Tensor, Tensor, float,
     new_mode = (vectors[:, followed] @ frame) * (1.0 if overlap[followed] >= 0 else -1.0)
     noise = 1e-9 * float(values.abs().max())
     return (
-        (vectors @ moves) @ frame, new_mode, float(values[followed]),
+        (vectors @ moves) @ frame,
+        new_mode,
+        float(values[followed]),
         int((values < -noise).sum()),
     )
 
@@ -191,6 +193,14 @@ def climb(
         best = (math.nan, math.nan, theta, mode, math.nan, 0)
     norm, loss, at, mode, curvature, negative = best
     return Saddle(
-        at, loss, norm, mode.to(land.dtype), curvature, negative, steps,
-        norm <= tol and curvature < 0, reason, land.cost - before,
+        at,
+        loss,
+        norm,
+        mode.to(land.dtype),
+        curvature,
+        negative,
+        steps,
+        norm <= tol and curvature < 0,
+        reason,
+        land.cost - before,
     )

@@ -28,8 +28,16 @@ class _Search:
     """A string on its way: relax, climb, pin the pass, relax on."""
 
     def __init__(
-        self, land: Landscape, start: Path, *, images: int, max_gradients: int,
-        tol: float, worth: float, max_samples: int, generator: torch.Generator,
+        self,
+        land: Landscape,
+        start: Path,
+        *,
+        images: int,
+        max_gradients: int,
+        tol: float,
+        worth: float,
+        max_samples: int,
+        generator: torch.Generator,
         progress: Progress | None,
     ) -> None:
         self.land, self.tol, self.worth, self.progress = land, tol, worth, progress
@@ -82,9 +90,7 @@ class _Search:
     @property
     def finite(self) -> bool:
         """Whether losses and gradients are numbers at all images."""
-        return bool(
-            torch.isfinite(self.now.loss).all() & torch.isfinite(self.now.gradient).all()
-        )
+        return bool(torch.isfinite(self.now.loss).all() & torch.isfinite(self.now.gradient).all())
 
     @property
     def rise(self) -> float:
@@ -107,15 +113,14 @@ class _Search:
                 self._remember()
             else:
                 self.now = replace(
-                    self.now, curvature=4 * self.now.curvature,
+                    self.now,
+                    curvature=4 * self.now.curvature,
                     velocity=torch.zeros_like(self.now.velocity),
                 )
             if self.progress is not None:
                 part = (self.spent.gradients + self.spent.hvps) / self.max_gradients
                 high = float(self.now.loss.max())
-                self.progress(
-                    min(1.0, part), f"string step {self.taken}, highest image {high:.6g}"
-                )
+                self.progress(min(1.0, part), f"string step {self.taken}, highest image {high:.6g}")
 
     def measure(self) -> Path:
         """Bracket the height of the string as it stands; nothing is measured twice."""
@@ -125,7 +130,10 @@ class _Search:
 
     def _bracket(self, x: Tensor) -> Path:
         path = measure(
-            self.land, x, tolerance=self.worth, max_samples=max(self.max_samples, 4 * len(x)),
+            self.land,
+            x,
+            tolerance=self.worth,
+            max_samples=max(self.max_samples, 4 * len(x)),
             method="string",
         )
         self.bracketing += path.cost
@@ -179,10 +187,16 @@ class _Search:
         x = self.now.x
         new = torch.cat([x[:first], feet[:1], found.theta[None], feet[1:], x[last:]])
         grown = len(new) - len(x)
-        pinned = tuple(sorted(
-            {*(i if i < first else i + grown for i in self.now.pinned),
-             first, first + 1, first + 2}
-        ))
+        pinned = tuple(
+            sorted(
+                {
+                    *(i if i < first else i + grown for i in self.now.pinned),
+                    first,
+                    first + 1,
+                    first + 2,
+                }
+            )
+        )
         self.saddles.append(found)
         self.now = self._enter(equal_arcs(new, pinned), pinned)
         self.best_loss = math.inf
@@ -197,8 +211,9 @@ class _Search:
     def known(self, found: Saddle) -> bool:
         """Whether this pass is pinned already."""
         near = 1e-4 * float(spacing(self.now.x).max())
-        return any(float(torch.linalg.vector_norm(s.theta - found.theta)) < near
-                   for s in self.saddles)
+        return any(
+            float(torch.linalg.vector_norm(s.theta - found.theta)) < near for s in self.saddles
+        )
 
 
 def _run(search: _Search, climbing: bool) -> None:
@@ -309,8 +324,14 @@ def string(
     if not (torch.equal(start.points[0], a) and torch.equal(start.points[-1], b)):
         raise ValueError("start joins other ends than a and b")
     search = _Search(
-        land, start, images=images, max_gradients=max_gradients, tol=tol,
-        worth=start.worth(tolerance), max_samples=max_samples, generator=generator,
+        land,
+        start,
+        images=images,
+        max_gradients=max_gradients,
+        tol=tol,
+        worth=start.worth(tolerance),
+        max_samples=max_samples,
+        generator=generator,
         progress=progress,
     )
     _run(search, climbing)
@@ -323,8 +344,10 @@ def _lowest(search: _Search, start: Path, seed: int) -> Path:
     Between paths that differ by rounding, one through a pass is preferred.
     """
     found = min(search.paths(), key=_upper)
-    rounding = 64 * torch.finfo(start.points.dtype).eps * max(
-        abs(start.maximum.upper), abs(start.maximum.lower)
+    rounding = (
+        64
+        * torch.finfo(start.points.dtype).eps
+        * max(abs(start.maximum.upper), abs(start.maximum.lower))
     )
     passes, note = _judge(search, found)
     if _upper(found) > _upper(start) and not (
@@ -334,7 +357,11 @@ def _lowest(search: _Search, start: Path, seed: int) -> Path:
         passes, note = _judge(search, start)
         note = f"no string came below the path that it started from; {note}"
     return replace(
-        found, method="string", converged=passes, note=note, seed=seed,
+        found,
+        method="string",
+        converged=passes,
+        note=note,
+        seed=seed,
         cost=start.cost + search.spent + search.bracketing,
     )
 

@@ -58,8 +58,12 @@ def _layout(x: dict[str, Any], y: dict[str, Any], **rest: Any) -> dict[str, Any]
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
         "hoverlabel": {"bgcolor": "@paper", "bordercolor": "@muted", "font": {"color": "@ink"}},
         "hovermode": "closest",
-        "modebar": {"orientation": "v", "bgcolor": "rgba(0,0,0,0)", "color": "@muted",
-                    "activecolor": "@ink"},
+        "modebar": {
+            "orientation": "v",
+            "bgcolor": "rgba(0,0,0,0)",
+            "color": "@muted",
+            "activecolor": "@ink",
+        },
         **rest,
     }
 
@@ -77,7 +81,9 @@ def _loss_axis(values: Iterable[float]) -> dict[str, Any]:
     steps = (1, 2, 5) if high - low <= 3 else (1,)
     ticks = [step * 10.0**power for power in range(low, high + 1) for step in steps]
     return {
-        **_title("loss (log scale)"), "type": "log", "tickvals": ticks,
+        **_title("loss (log scale)"),
+        "type": "log",
+        "tickvals": ticks,
         "ticktext": [f"{tick:g}" for tick in ticks],
     }
 
@@ -117,8 +123,13 @@ def _branches(lines: Sequence[Any]) -> dict[str, Any]:
         xs += [*line.xs, None]
         ys += [*line.ys, None]
     return {
-        "type": "scatter", "mode": "lines", "x": xs, "y": ys, "hoverinfo": "skip",
-        "showlegend": False, "line": {"color": "@ink", "width": 1.6},
+        "type": "scatter",
+        "mode": "lines",
+        "x": xs,
+        "y": ys,
+        "hoverinfo": "skip",
+        "showlegend": False,
+        "line": {"color": "@ink", "width": 1.6},
     }
 
 
@@ -135,10 +146,17 @@ def _stems(record: SurveyRecord) -> list[dict[str, Any]]:
     for root in tree.roots:
         xs += [drawing.x[root], drawing.x[root], None]
         ys += [drawing.y[root], top, None]
-    return [{
-        "type": "scatter", "mode": "lines", "x": xs, "y": ys, "name": "no path known",
-        "hoverinfo": "name", "line": {"color": "@muted", "width": 1.4, "dash": "dot"},
-    }]
+    return [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "x": xs,
+            "y": ys,
+            "name": "no path known",
+            "hoverinfo": "name",
+            "line": {"color": "@muted", "width": 1.4, "dash": "dot"},
+        }
+    ]
 
 
 def _leaves(record: SurveyRecord) -> dict[str, Any]:
@@ -151,7 +169,10 @@ def _leaves(record: SurveyRecord) -> dict[str, Any]:
     number = {leaf: i for i, leaf in enumerate(tree.leaves)}
     ys = [drawing.y[number[leaf]] for leaf in drawing.order]
     return {
-        "type": "scatter", "mode": "markers", "x": list(range(len(ys))), "y": ys,
+        "type": "scatter",
+        "mode": "markers",
+        "x": list(range(len(ys))),
+        "y": ys,
         "name": "minimum ± sampling error",
         "text": [
             f"{_text(names.get(str(leaf), leaf))}: loss "
@@ -177,7 +198,11 @@ def _errors(
 
     pairs = list(zip(intervals, values, strict=True))
     return {
-        "type": "data", "symmetric": False, "color": colour, "thickness": 1.5, "width": 4,
+        "type": "data",
+        "symmetric": False,
+        "color": colour,
+        "thickness": 1.5,
+        "width": 4,
         "array": [arm(high - value) for (_, high), value in pairs],
         "arrayminus": [arm(value - low) for (low, _), value in pairs],
     }
@@ -198,18 +223,23 @@ def _joins(record: SurveyRecord) -> list[dict[str, Any]]:
         heights = [tree.merges[k].height for k in chosen]
         ys = [height.upper for height in heights]
         if chosen:
-            traces.append({
-                "type": "scatter", "mode": "markers", "name": name, "y": ys,
-                "x": [drawing.x[len(tree.leaves) + k] for k in chosen],
-                "text": [
-                    f"{_text(found[k].names[0])} and {_text(found[k].names[1])}<br>"
-                    f"loss {found[k].height}<br>barrier {found[k].barrier}"
-                    for k in chosen
-                ],
-                "hoverinfo": "text",
-                "marker": {"size": 9, "color": colour, "symbol": symbol},
-                "error_y": _errors([(h.lower, h.upper) for h in heights], ys, colour),
-            })
+            traces.append(
+                {
+                    "type": "scatter",
+                    "mode": "markers",
+                    "name": name,
+                    "y": ys,
+                    "x": [drawing.x[len(tree.leaves) + k] for k in chosen],
+                    "text": [
+                        f"{_text(found[k].names[0])} and {_text(found[k].names[1])}<br>"
+                        f"loss {found[k].height}<br>barrier {found[k].barrier}"
+                        for k in chosen
+                    ],
+                    "hoverinfo": "text",
+                    "marker": {"size": 9, "color": colour, "symbol": symbol},
+                    "error_y": _errors([(h.lower, h.upper) for h in heights], ys, colour),
+                }
+            )
     return traces
 
 
@@ -218,15 +248,22 @@ def path(record: SurveyRecord, found: PathRecord) -> Figure:
     method = _text(found.method)
     data = [
         {
-            "type": "scatter", "mode": "lines", "name": "straight line",
-            "x": _finite(found.line_times), "y": _finite(found.line_losses),
+            "type": "scatter",
+            "mode": "lines",
+            "name": "straight line",
+            "x": _finite(found.line_times),
+            "y": _finite(found.line_losses),
             "line": {"color": ORANGE, "width": 2, "dash": "dash"},
             "hovertemplate": "t %{x:.3f}, loss %{y:.6g}<extra>line</extra>",
         },
         {
-            "type": "scatter", "mode": "lines+markers", "name": method,
-            "x": _finite(found.times), "y": _finite(found.losses),
-            "line": {"color": MAIN, "width": 2}, "marker": {"size": 5, "color": MAIN},
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": method,
+            "x": _finite(found.times),
+            "y": _finite(found.losses),
+            "line": {"color": MAIN, "width": 2},
+            "marker": {"size": 5, "color": MAIN},
             "hovertemplate": "t %{x:.3f}, loss %{y:.6g}<extra>path</extra>",
         },
     ]
@@ -252,8 +289,15 @@ def _band(low: float, high: float, colour: str) -> dict[str, Any] | None:
     if not (math.isfinite(low) and math.isfinite(high)):
         return None
     return {
-        "type": "rect", "xref": "paper", "x0": 0, "x1": 1, "y0": low, "y1": high,
-        "fillcolor": colour, "opacity": 0.25, "layer": "below",
+        "type": "rect",
+        "xref": "paper",
+        "x0": 0,
+        "x1": 1,
+        "y0": low,
+        "y1": high,
+        "fillcolor": colour,
+        "opacity": 0.25,
+        "layer": "below",
         "line": {"width": 1, "color": colour},
     }
 
@@ -272,27 +316,35 @@ def spectra(record: SurveyRecord) -> Figure | None:
         shift = 0.5 * ((k + 0.5) / len(known) - 0.5)
         colour, symbol = CYCLE[k % len(CYCLE)], SYMBOLS[k % len(SYMBOLS)]
         intervals = list(zip(eigen.lower, eigen.upper, strict=True))
-        data.append({
-            "type": "scatter", "mode": "markers", "name": _text(names[minimum.id]),
-            "x": [rank + 1 + shift for rank in range(len(eigen.values))],
-            "y": _finite(eigen.values),
-            "text": [
-                f"{_text(names[minimum.id])}, eigenvalue {rank + 1}: {bracket(*interval)}"
-                + ("" if done else " (not converged)")
-                for rank, (interval, done) in enumerate(
-                    zip(intervals, eigen.converged, strict=True)
-                )
-            ],
-            "hoverinfo": "text",
-            "marker": {
-                "color": colour, "size": 8,
-                "symbol": [symbol if done else f"{symbol}-open" for done in eigen.converged],
-            },
-            "error_y": _errors(intervals, eigen.values, colour),
-        })
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": _text(names[minimum.id]),
+                "x": [rank + 1 + shift for rank in range(len(eigen.values))],
+                "y": _finite(eigen.values),
+                "text": [
+                    f"{_text(names[minimum.id])}, eigenvalue {rank + 1}: {bracket(*interval)}"
+                    + ("" if done else " (not converged)")
+                    for rank, (interval, done) in enumerate(
+                        zip(intervals, eigen.converged, strict=True)
+                    )
+                ],
+                "hoverinfo": "text",
+                "marker": {
+                    "color": colour,
+                    "size": 8,
+                    "symbol": [symbol if done else f"{symbol}-open" for done in eigen.converged],
+                },
+                "error_y": _errors(intervals, eigen.values, colour),
+            }
+        )
     most = max(len(m.eigenvalues.values) for m in known if m.eigenvalues is not None)
-    x = {**_title("rank of the eigenvalue"), "dtick": 1 if most <= 12 else 5,
-         "range": [0.5, most + 0.5]}
+    x = {
+        **_title("rank of the eigenvalue"),
+        "dtick": 1 if most <= 12 else 5,
+        "range": [0.5, most + 0.5],
+    }
     y = _title("Hessian eigenvalue (loss / parameter²)")
     return {"data": data, "layout": _layout(x, y, showlegend=True)}
 
@@ -304,24 +356,42 @@ def curvature(record: SurveyRecord) -> Figure | None:
     topped = [(names[m.id], top) for m in record.minima if (top := top_eigenvalue(m)) is not None]
     if not traced:
         return None
-    data = [_dots(
-        [_text(name) for name, _ in traced], [t.value for _, t in traced],
-        [t.interval for _, t in traced], [f"{_text(n)}: trace {plain(t)}" for n, t in traced],
-        MAIN, "circle", "y",
-    )]
+    data = [
+        _dots(
+            [_text(name) for name, _ in traced],
+            [t.value for _, t in traced],
+            [t.interval for _, t in traced],
+            [f"{_text(n)}: trace {plain(t)}" for n, t in traced],
+            MAIN,
+            "circle",
+            "y",
+        )
+    ]
     order = [_text(names[m.id]) for m in record.minima]
-    x = {**_title("minimum"), "type": "category", "categoryorder": "array",
-         "categoryarray": order, "tickangle": -90 if len(order) > 8 else 0}
+    x = {
+        **_title("minimum"),
+        "type": "category",
+        "categoryorder": "array",
+        "categoryarray": order,
+        "tickangle": -90 if len(order) > 8 else 0,
+    }
     frame = _layout(x, _title("trace"), showlegend=False)
     if topped:
-        data.append(_dots(
-            [_text(name) for name, _ in topped], [top[0] for _, top in topped],
-            [(top[1], top[2]) for _, top in topped],
-            [f"{_text(n)}: largest eigenvalue {bracket(t[1], t[2])}" for n, t in topped],
-            RED, "diamond", "y2",
-        ))
+        data.append(
+            _dots(
+                [_text(name) for name, _ in topped],
+                [top[0] for _, top in topped],
+                [(top[1], top[2]) for _, top in topped],
+                [f"{_text(n)}: largest eigenvalue {bracket(t[1], t[2])}" for n, t in topped],
+                RED,
+                "diamond",
+                "y2",
+            )
+        )
         frame["yaxis2"] = {
-            **frame["yaxis"], **_title("largest eigenvalue"), "domain": [0, 0.46],
+            **frame["yaxis"],
+            **_title("largest eigenvalue"),
+            "domain": [0, 0.46],
         }
         frame["yaxis"]["domain"] = [0.54, 1]
         frame["xaxis"]["anchor"] = "y2"
@@ -329,12 +399,22 @@ def curvature(record: SurveyRecord) -> Figure | None:
 
 
 def _dots(
-    xs: Sequence[str], ys: Sequence[float], intervals: Sequence[tuple[float, float]],
-    texts: Sequence[str], colour: str, symbol: str, axis: str,
+    xs: Sequence[str],
+    ys: Sequence[float],
+    intervals: Sequence[tuple[float, float]],
+    texts: Sequence[str],
+    colour: str,
+    symbol: str,
+    axis: str,
 ) -> dict[str, Any]:
     return {
-        "type": "scatter", "mode": "markers", "x": list(xs), "y": _finite(ys),
-        "text": list(texts), "hoverinfo": "text", "yaxis": axis,
+        "type": "scatter",
+        "mode": "markers",
+        "x": list(xs),
+        "y": _finite(ys),
+        "text": list(texts),
+        "hoverinfo": "text",
+        "yaxis": axis,
         "marker": {"color": colour, "size": 9, "symbol": symbol},
         "error_y": _errors(intervals, ys, colour),
     }

@@ -51,10 +51,18 @@ def render(record: SurveyRecord) -> str:
         True
     """
     specs: dict[str, figures.Figure] = {}
-    body = "\n".join([
-        _head(record), _answers(record), _tree(record, specs), _paths(record, specs),
-        _curvature(record, specs), _minima(record), _failures(record), _account(record),
-    ])
+    body = "\n".join(
+        [
+            _head(record),
+            _answers(record),
+            _tree(record, specs),
+            _paths(record, specs),
+            _curvature(record, specs),
+            _minima(record),
+            _failures(record),
+            _account(record),
+        ]
+    )
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
@@ -139,7 +147,10 @@ def _embedded(specs: dict[str, Any]) -> str:
 
 
 def _figure(
-    key: str, spec: figures.Figure | None, specs: dict[str, figures.Figure], caption: str,
+    key: str,
+    spec: figures.Figure | None,
+    specs: dict[str, figures.Figure],
+    caption: str,
     kind: str = "tall",
 ) -> str:
     if spec is None:
@@ -159,8 +170,11 @@ def _section(title: str, *parts: str) -> str:
 
 def _head(record: SurveyRecord) -> str:
     facts = [
-        count(len(record.minima), "minimum", "minima"), count(len(record.paths), "path"),
-        f"{record.dim:,} parameters", str(record.cost), tables.duration(record.seconds),
+        count(len(record.minima), "minimum", "minima"),
+        count(len(record.paths), "path"),
+        f"{record.dim:,} parameters",
+        str(record.cost),
+        tables.duration(record.seconds),
         *([record.created] if record.created else []),
     ]
     items = "".join(f"<li>{html.escape(fact)}</li>" for fact in facts)
@@ -200,7 +214,8 @@ def _tree(record: SurveyRecord, specs: dict[str, figures.Figure]) -> str:
     )
     text = html.escape(str(record.tree))
     return _section(
-        "Disconnectivity graph", _figure("tree", drawn, specs, caption),
+        "Disconnectivity graph",
+        _figure("tree", drawn, specs, caption),
         f'<details><summary>The same tree as text</summary><pre class="scroll" tabindex="0">'
         f"{text}</pre></details>",
     )
@@ -224,7 +239,10 @@ def _paths(record: SurveyRecord, specs: dict[str, figures.Figure]) -> str:
         else ""
     )
     return _section(
-        "Loss along the paths", _KEY, f'<div class="grid">{"".join(cards)}</div>', note,
+        "Loss along the paths",
+        _KEY,
+        f'<div class="grid">{"".join(cards)}</div>',
+        note,
         tables.paths(record),
     )
 
@@ -247,12 +265,17 @@ def _curvature(record: SurveyRecord, specs: dict[str, figures.Figure]) -> str:
         "Curvature at the minima",
         '<div class="pair">',
         _figure(
-            "spectra", spectrum, specs,
+            "spectra",
+            spectrum,
+            specs,
             "Leading eigenvalues of the Hessian, with intervals from the residuals; open marks "
-            "are not converged.", "medium",
+            "are not converged.",
+            "medium",
         ),
         _figure(
-            "curvature", dots, specs,
+            "curvature",
+            dots,
+            specs,
             "Trace of the Hessian with its 95 % interval, and its largest eigenvalue with its "
             "interval: the smaller, the flatter.",
             "medium",

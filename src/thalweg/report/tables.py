@@ -88,14 +88,30 @@ def minima(record: SurveyRecord) -> str:
     metrics = list(dict.fromkeys(key for m in record.minima for key in m.metrics))
     held = list(dict.fromkeys(key for m in record.minima for key in m.held_out))
     columns = [
-        "minimum", "loss", *metrics, *(f"held out: {name}" for name in held), "Hessian trace",
-        "largest eigenvalue", "gradient norm", "converged", "norm of θ", "origin", "seed",
+        "minimum",
+        "loss",
+        *metrics,
+        *(f"held out: {name}" for name in held),
+        "Hessian trace",
+        "largest eigenvalue",
+        "gradient norm",
+        "converged",
+        "norm of θ",
+        "origin",
+        "seed",
     ]
     rows = [
         [
-            _word(names[m.id]), _loss(m), *(_estimate(m.metrics.get(name)) for name in metrics),
-            *(_estimate(m.held_out.get(name)) for name in held), _estimate(m.trace), _top(m),
-            _bare(m.gradient_norm), _yes(m.converged), _bare(m.norm), _word(m.origin),
+            _word(names[m.id]),
+            _loss(m),
+            *(_estimate(m.metrics.get(name)) for name in metrics),
+            *(_estimate(m.held_out.get(name)) for name in held),
+            _estimate(m.trace),
+            _top(m),
+            _bare(m.gradient_norm),
+            _yes(m.converged),
+            _bare(m.norm),
+            _word(m.origin),
             (NONE, -1) if m.seed is None else (str(m.seed), m.seed),
         ]
         for m in record.minima
@@ -122,13 +138,23 @@ def paths(record: SurveyRecord) -> str:
     """Return the table of paths."""
     names = labels(record)
     columns = [
-        "path", "largest loss", "barrier", "straight line, largest loss", "length / distance", "converged", "method",
+        "path",
+        "largest loss",
+        "barrier",
+        "straight line, largest loss",
+        "length / distance",
+        "converged",
+        "method",
     ]
     rows = [
         [
-            _word(pair(names, p.a, p.b)), _bound(p.maximum), _bound(p.barrier),
+            _word(pair(names, p.a, p.b)),
+            _bound(p.maximum),
+            _bound(p.barrier),
             _bound(p.line_maximum),
-            _bare(p.normalised_length), _yes(p.converged), _word(p.method),
+            _bare(p.normalised_length),
+            _yes(p.converged),
+            _word(p.method),
         ]
         for p in record.paths
     ]
@@ -145,17 +171,16 @@ def costs(record: SurveyRecord) -> str:
     columns = ["job", "losses", "gradients", "HVPs", "passes over the data", "time"]
 
     def row(name: str, cost: Cost, seconds: float) -> list[Cell]:
-        counts: list[Cell] = [
-            (f"{n:,}", n) for n in (cost.losses, cost.gradients, cost.hvps)
-        ]
+        counts: list[Cell] = [(f"{n:,}", n) for n in (cost.losses, cost.gradients, cost.hvps)]
         spent = (f"{cost.passes:,.4g}" if cost.passes < 1e4 else f"{cost.passes:,.0f}", cost.passes)
         return [_word(name), *counts, spent, (duration(seconds), seconds)]
 
     rows = [row("whole survey", record.cost, record.seconds)]
     rows += [row(f"minimum {names[m.id]}", m.cost, m.seconds) for m in record.minima]
     rows += [row(f"path {pair(names, p.a, p.b)}", p.cost, p.seconds) for p in record.paths]
-    return table("Cost: evaluations of the loss, its gradient and products with its Hessian.",
-                 columns, rows)
+    return table(
+        "Cost: evaluations of the loss, its gradient and products with its Hessian.", columns, rows
+    )
 
 
 def failures(record: SurveyRecord) -> str:

@@ -131,8 +131,10 @@ def _basins(record: SurveyRecord, found: Sequence[Pass]) -> str:
     roots = len(record.tree.roots)
     if roots > 1:
         loose = [" with ".join(_group(record, root)) for root in record.tree.roots]
-        tried = "no path was computed between any two" if not record.paths else (
-            "no path that was computed joins them"
+        tried = (
+            "no path was computed between any two"
+            if not record.paths
+            else ("no path that was computed joins them")
         )
         return (
             f"Undecided: the {minima} fall into {roots} groups ({listing(loose)}) and {tried}. "

@@ -128,7 +128,7 @@ class SurveyConfig:
         except json.JSONDecodeError as error:
             raise ValueError(f"{path} is not JSON: {error}") from None
         if not isinstance(data, dict):
-            raise ValueError(f"{path} must hold a JSON object like {{\"minima\": 8}}")
+            raise ValueError(f'{path} must hold a JSON object like {{"minima": 8}}')
         return cls.from_json(data)
 
     def differences(self, other: SurveyConfig) -> list[str]:

@@ -68,8 +68,13 @@ def search(land: Landscape, config: SurveyConfig, job: Job, seed: int, report: R
     trained = config.epochs > 0 and isinstance(land, FiniteSum)
     if trained:
         theta = train(
-            land, theta, epochs=config.epochs, batch_size=config.batch_size, lr=config.lr,
-            seed=job_seed(seed, "train"), progress=report,
+            land,
+            theta,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            lr=config.lr,
+            seed=job_seed(seed, "train"),
+            progress=report,
         ).theta
     found = minimise(
         land, theta, tol=config.tolerance, max_gradients=config.max_gradients, progress=report
@@ -94,8 +99,13 @@ def search(land: Landscape, config: SurveyConfig, job: Job, seed: int, report: R
 
 
 def adopt(
-    land: Landscape, config: SurveyConfig, theta: Float[Tensor, " dim"], *,
-    id: str, position: int, origin: str,
+    land: Landscape,
+    config: SurveyConfig,
+    theta: Float[Tensor, " dim"],
+    *,
+    id: str,
+    position: int,
+    origin: str,
 ) -> Found:
     """Take a given vector as a minimum, as it is.
 
@@ -125,8 +135,13 @@ def adopt(
 
 
 def characterise(
-    land: Landscape, held_out: Landscape | None, config: SurveyConfig, job: Job,
-    theta: Float[Tensor, " dim"], seed: int, report: Report,
+    land: Landscape,
+    held_out: Landscape | None,
+    config: SurveyConfig,
+    job: Job,
+    theta: Float[Tensor, " dim"],
+    seed: int,
+    report: Report,
 ) -> Measured:
     """Measure a minimum: loss and metrics with their errors, eigenvalues, trace."""
     before = _spent(land, held_out)
@@ -169,8 +184,13 @@ def characterise(
 
 
 def join(
-    land: Landscape, config: SurveyConfig, job: Job,
-    a: Float[Tensor, " dim"], b: Float[Tensor, " dim"], seed: int, report: Report,
+    land: Landscape,
+    config: SurveyConfig,
+    job: Job,
+    a: Float[Tensor, " dim"],
+    b: Float[Tensor, " dim"],
+    seed: int,
+    report: Report,
 ) -> Connected:
     """Connect two minima by a low path: a string that starts as the straight line.
 
@@ -181,8 +201,14 @@ def join(
     straight = line(land, a, b)
     report(0.1, f"straight line: {straight.maximum}")
     path = string(
-        land, a, b, start=straight, images=config.images, max_gradients=config.path_gradients,
-        seed=job_seed(seed, "string"), progress=report,
+        land,
+        a,
+        b,
+        start=straight,
+        images=config.images,
+        max_gradients=config.path_gradients,
+        seed=job_seed(seed, "string"),
+        progress=report,
     )
     return Connected(
         a=job.minima[0],
@@ -202,9 +228,7 @@ def join(
     )
 
 
-def _performance(
-    land: Landscape, theta: Tensor
-) -> tuple[Estimate | None, dict[str, Estimate]]:
+def _performance(land: Landscape, theta: Tensor) -> tuple[Estimate | None, dict[str, Estimate]]:
     """Return the loss with its sampling error, and the metrics, of what has data."""
     view = for_evaluation(land)
     loss_estimate = getattr(view, "loss_estimate", None)

@@ -73,7 +73,11 @@ class Progress:
         self._todo, self._began = list(todo), time.monotonic()
         if self._bar is not None and self._task is not None:
             self._bar.update(
-                self._task, completed=done, total=done + len(todo), description=name, message="",
+                self._task,
+                completed=done,
+                total=done + len(todo),
+                description=name,
+                message="",
                 left=in_words(seconds_left(self._todo, self._history)),
             )
 
@@ -84,7 +88,8 @@ class Progress:
             if left is not None:
                 left = max(0.0, left - (time.monotonic() - self._began))
             self._bar.update(
-                self._task, message=f"{min(1.0, max(0.0, fraction)):.0%}, {message}",
+                self._task,
+                message=f"{min(1.0, max(0.0, fraction)):.0%}, {message}",
                 left=in_words(left),
             )
 

@@ -190,9 +190,7 @@ class Store:
     def paths(self) -> tuple[PathRecord, ...]:
         """Return the paths, ordered by the numbers of their ends."""
         with self._session() as session:
-            order = {
-                row.id: row.position for row in session.scalars(select(schema.Minimum))
-            }
+            order = {row.id: row.position for row in session.scalars(select(schema.Minimum))}
             records = [_path_record(row) for row in session.scalars(select(schema.Path))]
         return tuple(sorted(records, key=lambda path: (order[path.a], order[path.b])))
 

@@ -212,11 +212,19 @@ class Survey:
         began, started, before = time.monotonic(), _now(), land.cost
         with jobs.threads(self.config.threads):
             found = jobs.adopt(
-                land, self.config, theta,
-                id=chosen, position=_FIRST_ADDED + number, origin=origin,
+                land,
+                self.config,
+                theta,
+                id=chosen,
+                position=_FIRST_ADDED + number,
+                origin=origin,
             )
         attempt = AttemptInfo(
-            f"minimum/added={chosen}", "add", None, started, time.monotonic() - began,
+            f"minimum/added={chosen}",
+            "add",
+            None,
+            started,
+            time.monotonic() - began,
             land.cost - before,
         )
         self._store.save(attempt, found)
@@ -326,9 +334,7 @@ class Survey:
                     land, self._held_out, self.config, job, thetas[0], seed, shown.within
                 )
             case "connect":
-                return jobs.join(
-                    land, self.config, job, thetas[0], thetas[1], seed, shown.within
-                )
+                return jobs.join(land, self.config, job, thetas[0], thetas[1], seed, shown.within)
 
     def _spent(self, land: Landscape) -> Cost:
         return land.cost if self._held_out is None else land.cost + self._held_out.cost

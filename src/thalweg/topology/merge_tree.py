@@ -432,9 +432,7 @@ def _steady(
     return result
 
 
-def _minimax(
-    count: int, ends: Sequence[tuple[int, int]], heights: Sequence[float]
-) -> np.ndarray:
+def _minimax(count: int, ends: Sequence[tuple[int, int]], heights: Sequence[float]) -> np.ndarray:
     """Return for each pair the number of the edge that carries its minimax, -1 for none."""
     carrier = np.full((count, count), -1, dtype=np.int64)
     sets = _Sets(count)

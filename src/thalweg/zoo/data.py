@@ -23,8 +23,16 @@ __all__ = ["FASHION_CLASSES", "ImageData", "Split", "digits", "fashion_mnist", "
 Split = Literal["train", "test", "all"]
 
 FASHION_CLASSES = (
-    "T-shirt/top", "trouser", "pullover", "dress", "coat",
-    "sandal", "shirt", "sneaker", "bag", "ankle boot",
+    "T-shirt/top",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
 )
 FASHION_VARIABLE = "THALWEG_FASHION_MNIST"
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # package dataset-fashion-mnist
@@ -113,9 +121,11 @@ class ImageData:
                 f"{len(self)} images and its rarest class {fewest}; ask for 1 to "
                 f"{fewest * len(self.classes)}"
             )
-        chosen = torch.cat(
-            [(self.targets == label).nonzero()[:n, 0] for label, n in enumerate(wanted)]
-        ).sort().values
+        chosen = (
+            torch.cat([(self.targets == label).nonzero()[:n, 0] for label, n in enumerate(wanted)])
+            .sort()
+            .values
+        )
         return replace(
             self,
             inputs=self.inputs[chosen],
@@ -214,7 +224,9 @@ def _find(folder: Path, split: str, kind: str) -> Path:
     axes = {"images": 3, "labels": 1}[kind]
     names = [
         f"{prefix}-{kind}{joint}idx{axes}-ubyte{ending}"
-        for ending in ("", ".gz") for joint in ("-", ".") for prefix in prefixes
+        for ending in ("", ".gz")
+        for joint in ("-", ".")
+        for prefix in prefixes
     ]
     for name in names:
         if (folder / name).is_file():
@@ -325,7 +337,11 @@ def fashion_mnist(
         folder = os.environ.get(FASHION_VARIABLE) or DEBIAN_FOLDER
     try:
         return mnist_folder(
-            folder, split, subset=subset, image=image, name="Fashion-MNIST",
+            folder,
+            split,
+            subset=subset,
+            image=image,
+            name="Fashion-MNIST",
             classes=FASHION_CLASSES,
         )
     except FileNotFoundError as error:

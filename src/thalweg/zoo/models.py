@@ -148,7 +148,9 @@ class CNN(Classifier):
             raise ValueError("channels needs at least one layer, for example (8, 16)")
         _check_positive(
             **{f"channels[{i}]": n for i, n in enumerate(channels)},
-            grid=grid, in_channels=inputs, classes=classes,
+            grid=grid,
+            in_channels=inputs,
+            classes=classes,
         )
         super().__init__()
         layers: list[nn.Module] = []
@@ -228,9 +230,7 @@ class ResidualBlock(nn.Module):
 class ResNet(Classifier):
     """A residual network with BatchNorm; see `resnet`."""
 
-    def __init__(
-        self, width: int, depth: int, activation: str, inputs: int, classes: int
-    ) -> None:
+    def __init__(self, width: int, depth: int, activation: str, inputs: int, classes: int) -> None:
         _check_positive(width=width, in_channels=inputs, classes=classes)
         if depth < 8 or depth % 6 != 2:
             raise ValueError(f"depth must be 6 n + 2 (8, 14, 20, 26, ...), got {depth}")
@@ -353,12 +353,25 @@ class Transformer(Classifier):
     """A transformer encoder that classifies sequences; see `transformer`."""
 
     def __init__(
-        self, dim: int, heads: int, layers: int, length: int, features: int,
-        vocabulary: int | None, hidden: int, classes: int,
+        self,
+        dim: int,
+        heads: int,
+        layers: int,
+        length: int,
+        features: int,
+        vocabulary: int | None,
+        hidden: int,
+        classes: int,
     ) -> None:
         _check_positive(
-            dim=dim, heads=heads, layers=layers, length=length, features=features,
-            vocabulary=1 if vocabulary is None else vocabulary, hidden=hidden, classes=classes,
+            dim=dim,
+            heads=heads,
+            layers=layers,
+            length=length,
+            features=features,
+            vocabulary=1 if vocabulary is None else vocabulary,
+            hidden=hidden,
+            classes=classes,
         )
         if dim % heads:
             raise ValueError(f"dim must be a multiple of heads, got dim={dim}, heads={heads}")
@@ -418,8 +431,14 @@ def transformer(
     """
     return _build(
         lambda: Transformer(
-            dim, heads, layers, length, features, vocabulary,
-            4 * dim if hidden is None else hidden, classes,
+            dim,
+            heads,
+            layers,
+            length,
+            features,
+            vocabulary,
+            4 * dim if hidden is None else hidden,
+            classes,
         ),
         seed,
     )

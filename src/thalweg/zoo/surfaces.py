@@ -263,7 +263,10 @@ def double_well(
         saddle of index 1 at (0, 0), value 2, joins minima 0 and 1
     """
     for label, number in (
-        ("dim", dim), ("left", left), ("right", right), ("height", height),
+        ("dim", dim),
+        ("left", left),
+        ("right", right),
+        ("height", height),
         ("stiffness", stiffness),
     ):
         if not 0 < number < float("inf"):

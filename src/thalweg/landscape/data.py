@@ -11,16 +11,27 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+    default_collate,
+)
 
 __all__ = ["Source", "cut", "fingerprint", "leading", "make_source", "place", "target_of"]
 
 STREAM_BATCH = 256
+SCAN = 2**14
+"""How many numbers are looked at together, so that looking takes no memory to speak of."""
 
 
 def tensors(batch: Any) -> list[Tensor]:
@@ -65,7 +76,17 @@ def cut(batch: Any, start: int, stop: int) -> Any:
 
 
 def pick(batch: Any, indices: Tensor) -> Any:
-    """Return the chosen examples of a divisible batch, as copies."""
+    """Return the chosen examples of a divisible batch, as copies.
+
+    Raises:
+        ValueError: If the batch cannot be divided.
+    """
+    if not divisible(batch):
+        shapes = [tuple(t.shape) for t in tensors(batch)]
+        raise ValueError(
+            "a minibatch needs batches whose tensors all share their first axis, the examples; "
+            f"here they have the shapes {shapes}"
+        )
     return tree_map(
         lambda leaf: leaf[indices.to(leaf.device)] if isinstance(leaf, Tensor) else leaf, batch
     )
@@ -87,19 +108,30 @@ def signature(batch: Any) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(t.shape[1:]) for t in tensors(batch))
 
 
+def _scan(tensor: Tensor) -> Iterator[Tensor]:
+    """Yield a tensor's numbers, flat, a few at a time."""
+    flat = tensor.detach().reshape(-1)
+    for start in range(0, len(flat), SCAN):
+        yield flat[start : start + SCAN]
+
+
 def fingerprint(batch: Any) -> bytes:
     """Return a digest of a batch's values, shapes and dtypes."""
     state = hashlib.blake2b(digest_size=16)
-    for tensor in tensors(batch):
-        state.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        state.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+    for leaf in tree_leaves(batch):
+        if isinstance(leaf, Tensor):
+            state.update(f"{leaf.dtype}{tuple(leaf.shape)}".encode())
+            for part in _scan(leaf):
+                state.update(part.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        elif isinstance(leaf, (str, int, float, bool)):
+            state.update(repr(leaf).encode())
     return state.digest()
 
 
 def not_finite(batch: Any) -> bool:
     """Say whether any floating tensor of the batch holds a NaN or an infinity."""
-    return any(t.is_floating_point() and not torch.isfinite(t).all() for t in tensors(batch))
+    floating = [t for t in tensors(batch) if t.is_floating_point()]
+    return any(not torch.isfinite(part).all() for t in floating for part in _scan(t))
 
 
 class Source(ABC):
@@ -158,7 +190,7 @@ class ListSource(Source):
         ends = list(itertools.accumulate(leading(plain(item)) for item in self.items))
         home = torch.bucketize(indices.cpu(), torch.tensor(ends), right=True)
         chosen = []
-        for number in torch.unique_consecutive(home).tolist():
+        for number in torch.unique(home).tolist():
             offset = ends[number - 1] if number else 0
             chosen.append(pick(plain(self.items[number]), indices[home == number] - offset))
         return chosen
@@ -181,32 +213,45 @@ class LoaderSource(Source):
                 "minibatches need a map-style dataset, and this DataLoader streams an "
                 "IterableDataset; load it into tensors first"
             )
-        order = self._order()
-        items = [self.loader.dataset[order[i]] for i in indices.tolist()]
+        if self.loader.batch_sampler is None:  # the data set's items are batches themselves
+            return ListSource([plain(batch) for batch in self]).take(indices)
+        items = [self.loader.dataset[self._order[i]] for i in indices.tolist()]
         collate: Callable[[Any], Any] = self.loader.collate_fn or default_collate
         return [collate(items)]
 
+    @cached_property
     def _order(self) -> list[Any]:
-        sampler = self.loader.batch_sampler
-        if sampler is None:
-            return list(self.loader.sampler)
-        return [i for batch in sampler for i in batch]
+        return [i for batch in self.loader.batch_sampler or () for i in batch]
 
     def generators(self) -> list[torch.Generator]:
-        """Return the loader's and its sampler's generators."""
-        held = [self.loader.generator, getattr(self.loader.sampler, "generator", None)]
+        """Return the loader's and its samplers' generators."""
+        held = [getattr(part, "generator", None) for part in (self.loader, *_samplers(self.loader))]
         return list({id(g): g for g in held if isinstance(g, torch.Generator)}.values())
 
     def suspect(self) -> str:
         """Name a shuffling sampler, else the data set."""
-        name = type(self.loader.sampler).__name__
-        if "Random" in name or "Shuffle" in name:
-            return f"the DataLoader shuffles ({name})"
-        return super().suspect()
+        names = [type(sampler).__name__ for sampler in _samplers(self.loader)]
+        random = [name for name in names if "Random" in name or "Shuffle" in name]
+        return f"the DataLoader shuffles ({random[0]})" if random else super().suspect()
+
+
+def _samplers(loader: DataLoader[Any]) -> list[Any]:
+    """Return the loader's sampler, its batch sampler and the sampler inside that."""
+    batched = loader.batch_sampler
+    found = [loader.sampler, batched, getattr(batched, "sampler", None)]
+    return [sampler for sampler in found if sampler is not None]
 
 
 def _check_loader(loader: DataLoader[Any]) -> LoaderSource:
-    if loader.drop_last:
+    random = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+    for sampler in _samplers(loader):
+        if isinstance(sampler, random):
+            raise ValueError(
+                f"the DataLoader shuffles ({type(sampler).__name__}), and a landscape needs the "
+                "same examples in the same order each time; pass shuffle=False, or the Dataset "
+                "itself"
+            )
+    if loader.drop_last or getattr(loader.batch_sampler, "drop_last", False):
         raise ValueError(
             "the DataLoader drops its last ragged batch (drop_last=True), so part of the data "
             "would be left out of the mean; build it with drop_last=False"
@@ -223,7 +268,7 @@ def _check_list(items: Sequence[Any]) -> ListSource:
             "a list of two tensors of equal length is ambiguous: pass a tuple (inputs, targets) "
             "for a data set, or a list of (inputs, targets) pairs for batches"
         )
-    return ListSource(items)
+    return ListSource(list(items))
 
 
 def make_source(data: Any, batch_size: int | None) -> Source:

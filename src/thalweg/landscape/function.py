@@ -21,7 +21,7 @@ class FunctionPoint:
     def __init__(self, f: Callable[[Tensor], Tensor], theta: Tensor, ledger: Ledger) -> None:
         self.theta = theta
         self._ledger = ledger
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             self._leaf = theta.clone().requires_grad_()
             value = f(self._leaf)
             (graph,) = torch.autograd.grad(
@@ -30,22 +30,31 @@ class FunctionPoint:
         self._graph = graph
         self.loss: Tensor = value.detach()
         self.gradient: Tensor = graph.detach()
+        self._open = True
         ledger.add(losses=1, gradients=1, passes=1)
+
+    def close(self) -> None:
+        """Free the graph."""
+        self._open = False
+        self._graph = self._leaf = self.theta
 
     def hvp(self, vectors: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
         """Return the Hessian times each row of `vectors`."""
+        if not self._open:
+            raise RuntimeError("this point is closed; take products inside `with land.at(theta)`")
         dim = self.theta.shape[0]
         vectors = check_theta(vectors, dim, self.theta.dtype, self.theta.device)
         rows = vectors.reshape(-1, dim)
         self._ledger.add(hvps=len(rows), passes=1)
         if not self._graph.requires_grad:
             return torch.zeros_like(vectors)
-        products = [
-            torch.autograd.grad(
-                self._graph, self._leaf, row, retain_graph=True, materialize_grads=True
-            )[0]
-            for row in rows
-        ]
+        with torch.inference_mode(False):
+            products = [
+                torch.autograd.grad(
+                    self._graph, self._leaf, row, retain_graph=True, materialize_grads=True
+                )[0]
+                for row in rows
+            ]
         return torch.stack(products).reshape(vectors.shape) if products else vectors.clone()
 
 
@@ -163,12 +172,14 @@ class FunctionLandscape:
         theta = check_theta(theta, self.dim, self.dtype, self.device)
         rows = theta.reshape(-1, self.dim)
         self._ledger.add(losses=len(rows), gradients=len(rows), passes=1)
+        with torch.inference_mode(False):
+            values, gradients = self._value_and_gradient(rows)
+        return values.reshape(theta.shape[:-1]), gradients.reshape(theta.shape)
+
+    def _value_and_gradient(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         if self.kernel == "vmap" and len(rows) > 1:
             gradients, values = torch.func.vmap(torch.func.grad_and_value(self.f))(rows)
-            return (
-                values.detach().reshape(theta.shape[:-1]),
-                gradients.detach().reshape(theta.shape),
-            )
+            return values.detach(), gradients.detach()
         gradients, values = torch.empty_like(rows), rows.new_empty(len(rows))
         for i, row in enumerate(rows):
             with torch.enable_grad():
@@ -176,7 +187,7 @@ class FunctionLandscape:
                 value = self.f(leaf)
                 (gradients[i],) = torch.autograd.grad(value, leaf, materialize_grads=True)
             values[i] = value.detach()
-        return values.reshape(theta.shape[:-1]), gradients.reshape(theta.shape)
+        return values, gradients
 
     @contextmanager
     def at(self, theta: Float[Tensor, " dim"]) -> Iterator[Point]:
@@ -184,7 +195,11 @@ class FunctionLandscape:
         theta = check_theta(theta, self.dim, self.dtype, self.device, single=True)
         if not torch.isfinite(theta).all():
             raise ValueError("theta holds NaN or infinite values, so there is no curvature there")
-        yield FunctionPoint(self.f, theta, self._ledger)
+        point = FunctionPoint(self.f, theta.clone(), self._ledger)
+        try:
+            yield point
+        finally:
+            point.close()
 
     def start(self, generator: torch.Generator) -> Float[Tensor, " dim"]:
         """Draw a starting point: standard normal, unless `start` was given."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from thalweg.landscape.data import cut, divisible, leading
+from thalweg.landscape.metrics import own_losses
 from thalweg.landscape.protocols import check_theta
 from thalweg.landscape.sweep import Sweep, as_leaves
 
@@ -23,7 +25,8 @@ class ModelBatch:
 
     Attributes:
         outputs: What the network returned, detached.
-        targets: The batch itself, for losses that need it.
+        batch: The batch itself, for losses that need it.
+        loss: The mean loss of these examples, without the penalty.
         weight: The total weight of these examples in the mean.
         indices: The positions of the examples in the data set.
         forward_mode: Whether `jvp` runs in forward mode; a double vjp where the network
@@ -34,12 +37,27 @@ class ModelBatch:
         self._sweep, self._theta, self.batch = sweep, theta, batch
         self.indices = range(first, first + leading(batch))
         self._views = sweep.network.spec.views(theta)
-        with torch.no_grad():
+        self._share = sweep.share * len(self.indices) / sweep.census.examples
+        with sweep.guard(), torch.no_grad():
             self.outputs = self._call(self._views)
             mean, weight = sweep.objective(self.outputs, batch)
         self.loss = mean
         self.weight = float(weight)
         self.forward_mode = True
+
+    @cached_property
+    def weights(self) -> Float[Tensor, " examples"]:
+        """Every example's own weight in the mean, as float64.
+
+        Raises:
+            ValueError: If the examples of a batch are not independent of each other.
+        """
+        self._divide()
+        count = len(self.indices)
+        if not self._sweep.objective.weighted:
+            return torch.ones(count, dtype=torch.float64, device=self._theta.device)
+        with self._sweep.guard(), torch.no_grad():
+            return own_losses(self._sweep, self.outputs, self.batch, self._theta)[1]
 
     def _call(self, parameters: dict[str, Tensor]) -> Any:
         with self._sweep.second_order():
@@ -50,8 +68,12 @@ class ModelBatch:
         theta = self._theta
         vectors = check_theta(vectors, theta.shape[0], theta.dtype, theta.device)
         rows = vectors.reshape(-1, theta.shape[0])
-        products = [self._jvp(row) for row in rows]
+        self._sweep.ledger.add(passes=self._share)
+        with self._sweep.guard():
+            products = [self._jvp(row) for row in rows]
         shape = vectors.shape[:-1]
+        if not products:
+            return tree_map(lambda part: part.new_zeros(*shape, *part.shape), self.outputs)
         return tree_map(
             lambda *parts: torch.stack(parts).reshape(*shape, *parts[0].shape), *products
         )
@@ -68,7 +90,7 @@ class ModelBatch:
         return self._double_vjp(list(tangent.values()))
 
     def _double_vjp(self, tangent: list[Tensor]) -> Any:
-        """Return $J v$ as the derivative of $u \\mapsto J^\top u$ along $v$."""
+        r"""Return $J v$ as the derivative of $u \mapsto J^\top u$ along $v$."""
         leaves = as_leaves(self._views)
         with torch.enable_grad():
             outputs, structure = tree_flatten(self._call(leaves))
@@ -85,7 +107,8 @@ class ModelBatch:
     def vjp(self, cotangents: Any) -> Float[Tensor, " dim"]:
         r"""Return $J^\top u$ for one cotangent of the outputs' structure."""
         leaves = as_leaves(self._views)
-        with torch.enable_grad():
+        self._sweep.ledger.add(passes=self._share)
+        with self._sweep.guard(), torch.enable_grad():
             outputs, _ = tree_flatten(self._call(leaves))
             given, _ = tree_flatten(cotangents)
             shapes = [tuple(t.shape) for t in given], [tuple(o.shape) for o in outputs]
@@ -96,38 +119,65 @@ class ModelBatch:
             )
         return torch.cat([part.reshape(-1) for part in parts])
 
-    def per_example_gradients(self) -> Float[Tensor, "examples dim"]:
-        """Return the gradient of every example's own loss, without the penalty.
-
-        Raises:
-            ValueError: If the examples of a batch are not independent of each other.
-        """
-        sweep = self._sweep
-        if sweep.policy == "batch" or not divisible(self.batch):
+    def _divide(self) -> None:
+        """Refuse to tell apart examples that depend on each other."""
+        if self._sweep.policy == "batch" or not divisible(self.batch):
             raise ValueError(
                 "the examples of a batch depend on each other here (batch statistics, or a batch "
                 "that cannot be divided), so an example has no gradient of its own; use "
                 "batchnorm='frozen'"
             )
 
+    def per_example_gradients(self) -> Float[Tensor, "examples dim"]:
+        """Return the gradient of every example's own loss, without the penalty.
+
+        Averaged with `weights` they give the gradient of the batch's loss. An example of
+        weight zero has no loss; its row is zero.
+
+        Raises:
+            ValueError: If the examples of a batch are not independent of each other.
+        """
+        self._divide()
+        sweep, count = self._sweep, len(self.indices)
+        sweep.ledger.add(passes=self._share)
+        result = self._theta.new_empty(count, len(self._theta))
+        with sweep.guard():
+            step = self._examples_at_once()
+            for start in range(0, count, step):
+                part = cut(self.batch, start, min(start + step, count))
+                if step > 1:
+                    result[start : start + step] = self._vmapped_gradients(part)
+                else:
+                    slopes = sweep.slopes(as_leaves(self._views), part)[2]
+                    torch.cat([slope.reshape(-1) for slope in slopes], out=result[start])
+        result[self.weights == 0] = 0.0
+        return result
+
+    def _examples_at_once(self) -> int:
+        """Return how many examples go through vmap at once under the cap; 1 means a loop."""
+        sweep, count = self._sweep, len(self.indices)
+
+        def probe(few: int) -> int:
+            return sweep.metered(lambda: self._vmapped_gradients(cut(self.batch, 0, few)))
+
+        try:
+            return sweep.budget.plan("own gradients", sweep.kind(self.batch), count, probe)[0]
+        except (RuntimeError, ValueError, TypeError, UserWarning, MemoryError):
+            return 1
+
+    def _vmapped_gradients(self, batch: Any) -> Tensor:
+        sweep = self._sweep
+
         def own(row: Tensor, example: Any) -> Tensor:
             one = tree_map(lambda t: t[None] if isinstance(t, Tensor) else t, example)
             return sweep.score(sweep.network.spec.views(row), one)[0]
 
         slope: Callable[..., Tensor] = torch.func.grad(own)
-        leaves, structure = tree_flatten(self.batch)
+        leaves, structure = tree_flatten(batch)
         axes = tree_unflatten([0 if isinstance(t, Tensor) else None for t in leaves], structure)
-        try:
-            with warnings.catch_warnings(), sweep.second_order():
-                warnings.simplefilter("error")  # torch warns where vmap would be a slow loop
-                many = torch.func.vmap(slope, in_dims=(None, axes))
-                return many(self._theta, self.batch).detach()
-        except (RuntimeError, NotImplementedError, ValueError, TypeError, UserWarning):
-            count = leading(self.batch)
-            rows = [as_leaves(self._views) for _ in range(count)]
-            return torch.stack(
-                [sweep.slope(rows[i], cut(self.batch, i, i + 1))[1] for i in range(count)]
-            )
+        with warnings.catch_warnings(), sweep.second_order():
+            warnings.simplefilter("error")  # torch warns where vmap would be a slow loop
+            return torch.func.vmap(slope, in_dims=(None, axes))(self._theta, batch).detach()
 
 
 def linearised(sweep: Sweep, theta: Tensor) -> Iterator[ModelBatch]:

@@ -13,18 +13,33 @@ from torch.utils._pytree import tree_map
 
 from thalweg.estimate import Cost, Estimate
 from thalweg.landscape.data import cut, divisible, leading, target_of
-from thalweg.landscape.sweep import Sweep
+from thalweg.landscape.intervals import LEAST_SAMPLES, mean_interval
+from thalweg.landscape.seeding import preserve_rng
+from thalweg.landscape.sweep import Sweep, positive
 
-__all__ = ["Metric", "loss_estimate", "make_metrics", "measure"]
+__all__ = ["Metric", "loss_estimate", "make_metrics", "measure", "own_losses"]
 
 Metric = Callable[[Any, Any], Tensor]
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return 1 where the largest output names the target class, else 0, per example."""
-    return (outputs.argmax(-1) == targets).double().flatten(1).mean(1) if targets.ndim > 1 else (
-        outputs.argmax(-1) == targets
-    ).double()
+    """Return 1 where the largest output names the target class, else 0, per example.
+
+    Raises:
+        ValueError: If the outputs are not one score per class, in the last axis.
+    """
+    whole = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
+    if not whole or outputs.shape[:-1] != targets.shape or outputs.shape[-1] < 2:
+        shapes = [
+            tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__
+            for t in (outputs, targets)
+        ]
+        raise ValueError(
+            f"accuracy needs outputs (..., classes) with two or more classes and integer targets "
+            f"(...), but has {shapes[0]} and {shapes[1]}; pass metrics={{'accuracy': "
+            "function(outputs, targets) -> one value per example}"
+        )
+    return (outputs.argmax(-1) == targets).double()
 
 
 KNOWN: dict[str, Metric] = {"accuracy": accuracy}
@@ -61,14 +76,21 @@ def _mean(values: Tensor, method: str, cost: Cost) -> Estimate:
             mean, math.sqrt(mean * (1 - mean) / count), (float(low), float(high)), count, cost,
             method=f"{method}; Wilson interval",
         )
-    stderr = float(values.std()) / math.sqrt(count) if count > 1 else math.nan
-    return _symmetric(mean, stderr, count, method, cost)
+    return _sampled(values, method, cost)
 
 
-def _symmetric(mean: float, stderr: float, count: int, method: str, cost: Cost) -> Estimate:
-    if not math.isfinite(stderr):
+def _sampled(values: Tensor, method: str, cost: Cost, shift: float = 0.0) -> Estimate:
+    """Estimate a population mean, plus a known shift, from independent values."""
+    count, mean = len(values), float(values.mean()) + shift
+    if count < 2 or not bool(torch.isfinite(values).all()):
         return Estimate(mean, math.nan, (-math.inf, math.inf), count, cost, method=method)
-    half = float(stats.t.ppf(0.975, max(count - 1, 1))) * stderr
+    stderr = float(values.std()) / math.sqrt(count)
+    if count >= LEAST_SAMPLES:
+        low, high = (end + shift for end in mean_interval(values.cpu().numpy()))
+        return Estimate(
+            mean, stderr, (low, high), count, cost, method=f"{method}; Student and Hall interval"
+        )
+    half = float(stats.t.ppf(0.975, count - 1)) * stderr
     return Estimate(
         mean, stderr, (mean - half, mean + half), count, cost, method=f"{method}; Student interval"
     )
@@ -80,7 +102,8 @@ def measure(sweep: Sweep, metrics: Mapping[str, Metric], theta: Tensor) -> dict[
     found: dict[str, list[Tensor]] = {name: [] for name in metrics}
     for outputs, chunk in _outputs(sweep, theta):
         for name, metric in metrics.items():
-            values = metric(outputs, target_of(chunk))
+            with preserve_rng(), torch.no_grad():
+                values = metric(outputs, target_of(chunk))
             if not isinstance(values, Tensor) or values.shape[:1] != (leading(chunk),):
                 shown = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
                 raise ValueError(
@@ -109,31 +132,39 @@ def _outputs(sweep: Sweep, theta: Tensor) -> Iterator[tuple[Any, Any]]:
 def loss_estimate(sweep: Sweep, theta: Tensor) -> Estimate:
     r"""Return the loss with its sampling error, the data seen as a sample of a population.
 
-    For weights $w_i$ and own losses $\ell_i$ of the examples, the ratio estimator's error is
-    $\frac{n}{n-1} \sum_i w_i^2 (\ell_i - L)^2 / (\sum_i w_i)^2$ under the root. The penalty is
-    added to the value; it has no sampling error.
+    For weights $w_i$ and own losses $\ell_i$ of the examples, the ratio estimator has the error
+    of the mean of its linearisation, $u_i = L + n w_i (\ell_i - L) / \sum_j w_j$ (Cochran 1977,
+    Sampling techniques, chapter 6). The penalty is added to the value; it has no sampling
+    error.
     """
     before = sweep.ledger.total
     losses, weights = [], []
     for outputs, chunk in _outputs(sweep, theta):
-        own, weight = _own_losses(sweep, outputs, chunk, theta)
+        with sweep.guard(), torch.no_grad():
+            own, weight = own_losses(sweep, outputs, chunk, theta)
         losses.append(own)
         weights.append(weight)
     loss, weight = torch.cat(losses), torch.cat(weights)
     count, total = len(loss), float(weight.sum())
-    mean = float((weight * loss).sum() / total)
-    spread = float((weight**2 * (loss - mean) ** 2).sum())
-    stderr = math.sqrt(count / (count - 1) * spread) / total if count > 1 else math.nan
+    loss = torch.where(weight == 0, 0.0, loss)  # without weight there is no loss, but 0 / 0
+    mean = float((weight * loss).sum() / positive(total))
     penalty = float(sweep.penalty.value_and_gradient(theta)[0]) if sweep.penalty else 0.0
-    return _symmetric(
-        mean + penalty, stderr, count, "mean loss over examples", sweep.ledger.total - before
+    return _sampled(
+        mean + count / total * weight * (loss - mean),
+        "mean loss over examples",
+        sweep.ledger.total - before,
+        penalty,
     )
 
 
-def _own_losses(
+def own_losses(
     sweep: Sweep, outputs: Any, chunk: Any, theta: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return every example's own loss and weight."""
+    """Return every example's own loss and weight.
+
+    Raises:
+        ValueError: If the examples cannot be told apart.
+    """
     count = leading(chunk)
     if divisible(outputs) and leading(outputs) == count and divisible(chunk):
         try:
@@ -151,7 +182,9 @@ def _own_losses(
         )
     return (
         torch.stack([mean.detach().double() for mean, _ in scored]),
-        torch.tensor([float(weight) for _, weight in scored], dtype=torch.float64),
+        torch.tensor(
+            [float(weight) for _, weight in scored], dtype=torch.float64, device=theta.device
+        ),
     )
 
 
@@ -164,6 +197,4 @@ def _together(sweep: Sweep, outputs: Any, chunk: Any) -> tuple[Tensor, Tensor]:
         )
         return mean.double(), torch.as_tensor(weight, dtype=torch.float64, device=mean.device)
 
-    with torch.no_grad():
-        means, weights = torch.func.vmap(own)(outputs, chunk)
-    return means, weights
+    return torch.func.vmap(own)(outputs, chunk)

@@ -25,7 +25,7 @@ from thalweg.landscape.objective import Objective, Penalty
 from thalweg.landscape.point import ModelPoint
 from thalweg.landscape.protocols import Ledger, check_theta
 from thalweg.landscape.spec import ParameterSpec
-from thalweg.landscape.sweep import Census, Sweep
+from thalweg.landscape.sweep import Sweep
 
 __all__ = ["ModelLandscape"]
 
@@ -125,7 +125,7 @@ class ModelLandscape:
         self._sweep = Sweep(
             network=network,
             source=make_source(data, batch_size),
-            objective=Objective(loss),
+            objective=Objective(loss, network.dtype, network.device),
             penalty=Penalty(penalty),
             budget=Budget(parse_bytes(memory)),
             ledger=Ledger(),
@@ -173,7 +173,7 @@ class ModelLandscape:
     @property
     def digest(self) -> str:
         """A digest of the data's values and order."""
-        return self._sweep.census.digest
+        return self._sweep.digest()
 
     @property
     def batchnorm(self) -> str | None:
@@ -255,7 +255,8 @@ class ModelLandscape:
         theta = check_theta(theta, self.dim, self.dtype, self.device, single=True)
         if not torch.isfinite(theta).all():
             raise ValueError("theta holds NaN or infinite values, so there is no curvature there")
-        point = ModelPoint(self._sweep, theta)
+        with torch.inference_mode(False):
+            point = ModelPoint(self._sweep, theta)
         try:
             yield point
         finally:
@@ -301,9 +302,10 @@ class ModelLandscape:
         return self._sweep.network.vector(state, frozen_statistics=self.batchnorm == "frozen")
 
     def load_into(self, model: nn.Module, theta: Float[Tensor, " dim"]) -> None:
-        """Write a vector into a module, the BatchNorm statistics that belong to it included.
+        """Make a module the network at `theta`: coordinates, constants and statistics.
 
-        Under ``frozen`` these are the stored ones; otherwise they are re-estimated at `theta`.
+        The BatchNorm statistics are the stored ones under ``frozen``, else re-estimated at
+        `theta`.
 
         Raises:
             ValueError: If the module is of another architecture; nothing is written then.
@@ -344,22 +346,25 @@ class ModelLandscape:
         Raises:
             ValueError: If there is none, or one is out of range.
         """
-        chosen = torch.as_tensor(indices, dtype=torch.long)
+        chosen = torch.as_tensor(indices)
+        if chosen.dtype == torch.bool or chosen.is_floating_point():
+            raise ValueError(
+                f"indices must be integer positions, not {chosen.dtype}; a mask becomes positions "
+                "with mask.nonzero().flatten()"
+            )
+        chosen = chosen.long().cpu()
         if chosen.ndim != 1 or not len(chosen):
             raise ValueError(
                 f"indices must be a list of at least one position, got shape {tuple(chosen.shape)}"
             )
         if int(chosen.min()) < 0 or int(chosen.max()) >= self.examples:
-            raise ValueError(f"indices must lie in [0, {self.examples}), got {chosen.tolist()}")
+            wrong = chosen[(chosen < 0) | (chosen >= self.examples)][:5].tolist()
+            raise ValueError(f"indices must lie in [0, {self.examples}), got {wrong}")
         sweep = self._sweep
         with sweep.guard():
             items = sweep.source.take(chosen)
         part = copy.copy(self)
-        part._sweep = sweep.minibatch(ListSource(items), len(chosen) / self.examples)
-        part._sweep.census = copy.copy(sweep.census)
-        part._sweep.census.examples = len(chosen)
-        uniform = sweep.census.weight == sweep.census.examples
-        part._sweep.census.weight = float(len(chosen)) if uniform else None
+        part._sweep = sweep.minibatch(ListSource(items), len(chosen))
         return part
 
     def batches(self, theta: Float[Tensor, " dim"]) -> Iterator[ModelBatch]:
@@ -382,21 +387,16 @@ class ModelLandscape:
         """
         if policy == self.batchnorm:
             return self
+        network = copy.deepcopy(self._sweep.network)
+        apply_policy(network, policy)
         other = copy.copy(self)
-        other._sweep = copy.copy(self._sweep)
-        other._sweep.network = copy.deepcopy(self._sweep.network)
-        apply_policy(other._sweep.network, policy)
-        other._sweep.policy = policy if other._sweep.network.norms else None
-        other._sweep.many, other._sweep.keeps = "", None
+        other._sweep = self._sweep.under(network, policy if network.norms else None)
         return other
 
     def with_data(self, data: Any) -> ModelLandscape:
         """Return the same network, loss and penalty over other data, such as a held-out set."""
         other = copy.copy(self)
-        other._sweep = copy.copy(self._sweep)
-        other._sweep.source = make_source(data, self._batch_size)
-        other._sweep.ledger, other._sweep.budget = Ledger(), Budget(self._sweep.budget.cap)
-        other._sweep.many, other._sweep.keeps, other._sweep.census = "", None, Census()
+        other._sweep = self._sweep.over(make_source(data, self._batch_size))
         other._examine()
         return other
 

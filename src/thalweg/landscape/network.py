@@ -11,15 +11,32 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
 
 from thalweg.landscape.checkpoint import strip_prefix
 from thalweg.landscape.seeding import make_generator, preserve_rng
 from thalweg.landscape.spec import ParameterSpec
 
-__all__ = ["Network"]
+__all__ = ["STATISTICS", "Network", "join"]
 
 STATISTICS = ("running_mean", "running_var")
+
+
+def join(module: str, key: str) -> str:
+    """Return the full name of a module's tensor; the model itself has the empty name."""
+    return f"{module}.{key}" if module else key
+
+
+def _unwrap(model: nn.Module) -> nn.Module:
+    """Return the module inside DataParallel, DistributedDataParallel or ``torch.compile``."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, (nn.DataParallel, DistributedDataParallel)):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
 
 
 def _private_copy(model: nn.Module) -> nn.Module:
@@ -82,7 +99,7 @@ class Network:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
-        self.module = _private_copy(model)
+        self.module = _private_copy(_unwrap(model))
         if not list(self.module.parameters()):
             raise ValueError("the model has no parameters, so its loss is no landscape")
         self.dtype = dtype or _common_dtype(self.module)
@@ -93,7 +110,11 @@ class Network:
         self._forwarder = _Forwarder(self.module, forward) if forward else self.module
         self.spec = self._make_spec(patterns)
         self.module.requires_grad_(False)
-        self.reference: dict[str, Tensor] = dict(self.module.state_dict())
+        self.reference: dict[str, Tensor] = {
+            name: value
+            for name, value in self.module.state_dict().items()
+            if isinstance(value, Tensor)
+        }
         self.norms: dict[str, _NormBase] = {
             name: module
             for name, module in self.module.named_modules()
@@ -101,11 +122,21 @@ class Network:
             or (isinstance(module, _NormBase) and module.track_running_stats)
         }
         self.stored: dict[str, Tensor] = {
-            f"{name}.{key}" if name else key: getattr(norm, key)
+            join(name, key): getattr(norm, key)
             for name, norm in self.norms.items()
             for key in STATISTICS
             if getattr(norm, key) is not None
         }
+        self._check_finite()
+
+    def _check_finite(self) -> None:
+        """Refuse constants and statistics that are not numbers; `vector` checks the rest."""
+        constants = {n: p for n, p in self.module.named_parameters() if n not in self.spec.shapes}
+        for name, value in {**constants, **self.stored}.items():
+            if not torch.isfinite(value).all():
+                raise ValueError(
+                    f"{name} holds NaN or infinite values: this is not a working network"
+                )
 
     def _make_spec(self, patterns: str | Sequence[str] | None) -> ParameterSpec:
         unique = {
@@ -135,6 +166,23 @@ class Network:
         buffers: Mapping[str, Tensor] | None = None,
     ) -> Any:
         """Return the network's outputs on a batch, with these parameters."""
+        try:
+            return self._call(parameters, batch, buffers)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                "a batch of one example has no batch statistics, and batchnorm='batch' and "
+                "'recompute' need those of every batch: choose a batch size that does not leave "
+                f"one example over, or batchnorm='frozen' ({error})"
+            ) from error
+
+    def _call(
+        self,
+        parameters: Mapping[str, Tensor],
+        batch: Any,
+        buffers: Mapping[str, Tensor] | None,
+    ) -> Any:
         state = {**parameters, **buffers} if buffers else dict(parameters)
         if self.forward is not None:
             prefixed = {f"module.{name}": value for name, value in state.items()}
@@ -165,8 +213,10 @@ class Network:
             ValueError: If tensors are missing, unknown, of another shape, not finite, tied
                 but different, or if what is held constant here differs there.
         """
-        state = strip_prefix(state)
         own = self.reference
+        state = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        if not all(name in own for name in state):
+            state = strip_prefix(state)
         self._check_names(state, own)
         found: dict[str, Tensor] = {}
         for name, shape in self.spec.shapes.items():
@@ -174,7 +224,10 @@ class Network:
             present = [alias for alias in aliases if alias in state]
             tensor = state[present[0]].detach().to(device=self.device, dtype=self.dtype)
             for alias in present[1:]:
-                if not torch.equal(state[alias], state[present[0]]):
+                here, there = state[present[0]], state[alias]
+                if here.shape != there.shape or not torch.equal(
+                    there.to(self.device, self.dtype), here.to(self.device, self.dtype)
+                ):
                     raise ValueError(
                         f"{present[0]} and {alias} are one tied tensor here, but the state dict "
                         "holds two different values for them"
@@ -212,11 +265,15 @@ class Network:
     ) -> None:
         known = {*self.spec.names, *self.spec.tied}
         statistics = self.stored
+        absent = [name for name in statistics if name not in state]
+        if absent and frozen_statistics:
+            raise ValueError(
+                f"the state dict lacks the BatchNorm statistics ({absent[0]}), and this landscape "
+                "is frozen to those of the network it was built from, which may be another. Pass "
+                "the whole state dict, or use batchnorm='recompute' or 'batch'"
+            )
         for name, value in state.items():
-            leaf = name.rpartition(".")[2]
-            if name in known or leaf == "num_batches_tracked":
-                continue
-            if leaf in STATISTICS and name not in statistics:
+            if name in known or name.rpartition(".")[2] == "num_batches_tracked":
                 continue
             here = own[name]
             same = value.shape == here.shape and torch.equal(
@@ -239,13 +296,24 @@ class Network:
     def load_into(
         self, model: nn.Module, theta: Tensor, statistics: Mapping[str, Tensor]
     ) -> None:
-        """Write a vector and BatchNorm statistics into a user's module, all or nothing."""
-        targets = dict(model.named_parameters())
-        buffers = dict(model.named_buffers())
-        values = self.spec.views(theta)
+        """Write a vector, the constants and the statistics into a module, all or nothing."""
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"load_into takes a torch.nn.Module, not {type(model).__name__}")
+        model = _unwrap(model)
+        targets: dict[str, Tensor] = {
+            **dict(model.named_parameters(remove_duplicate=False)),
+            **dict(model.named_buffers(remove_duplicate=False)),
+        }
+        values = {
+            name: value
+            for name, value in {**self.reference, **statistics}.items()
+            if name.rpartition(".")[2] != "num_batches_tracked"
+        }
+        values.update(self.spec.views(theta))
+        values.update({alias: values[name] for alias, name in self.spec.tied.items()})
         for name, value in values.items():
             if name not in targets or targets[name].shape != value.shape:
-                have = tuple(targets[name].shape) if name in targets else "no such parameter"
+                have = tuple(targets[name].shape) if name in targets else "no such tensor"
                 raise ValueError(
                     f"the model does not match this landscape: {name} should have shape "
                     f"{tuple(value.shape)}, found {have}; nothing was written"
@@ -253,9 +321,6 @@ class Network:
         with torch.no_grad():
             for name, value in values.items():
                 targets[name].copy_(value)
-            for name, value in statistics.items():
-                if buffers.get(name) is not None:
-                    buffers[name].copy_(value)
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """Return the flat vector of a re-initialised copy.
@@ -290,13 +355,13 @@ def _reset(module: nn.Module, generator: torch.Generator) -> None:
     """Re-initialise every part, children first, from one seed drawn from `generator`."""
     parts: OrderedDict[str, nn.Module] = OrderedDict(module.named_modules())
     for name, part in parts.items():
-        if part._parameters and any(p is not None for p in part._parameters.values()):
-            if _resetter(part) is None:
-                raise ValueError(
-                    f"{name or 'the model'} ({type(part).__name__}) owns parameters but has no "
-                    "reset_parameters(), so a random start is unknown; give it one, or pass "
-                    "start=function(module, generator)"
-                )
+        owns = any(p is not None for p in part._parameters.values())
+        if owns and _resetter(part) is None:
+            raise ValueError(
+                f"{name or 'the model'} ({type(part).__name__}) owns parameters but has no "
+                "reset_parameters(), so a random start is unknown; give it one, or pass "
+                "start=function(module, generator)"
+            )
     with preserve_rng(make_generator(generator)[1]), torch.no_grad():
         for part in reversed(parts.values()):
             reset = _resetter(part)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from thalweg.landscape.network import STATISTICS, Network
+from thalweg.landscape.network import STATISTICS, Network, join
 
 __all__ = ["POLICIES", "Moments", "Policy", "apply_policy", "collect"]
 
@@ -27,10 +27,10 @@ def apply_policy(network: Network, policy: str) -> None:
     """
     if policy not in POLICIES:
         raise ValueError(f"batchnorm must be one of {', '.join(POLICIES)}, not {policy!r}")
-    bare = [name for name in network.norms if f"{name}.{STATISTICS[0]}" not in network.stored]
+    bare = [name for name in network.norms if join(name, STATISTICS[0]) not in network.stored]
     if policy != "batch" and bare:
         raise ValueError(
-            f"{bare[0]} keeps no running statistics (track_running_stats=False), so "
+            f"{bare[0] or 'the model'} keeps no running statistics (track_running_stats=False), so "
             f"batchnorm={policy!r} has nothing to work with; use batchnorm='batch'"
         )
     other = [name for name, m in network.norms.items() if not isinstance(m, _BatchNorm)]
@@ -43,7 +43,7 @@ def apply_policy(network: Network, policy: str) -> None:
         norm.eval()
         norm.track_running_stats = policy != "batch"
         for key in STATISTICS:
-            stored = network.stored.get(f"{name}.{key}")
+            stored = network.stored.get(join(name, key))
             norm.register_buffer(key, None if policy == "batch" else stored)
 
 
@@ -110,14 +110,14 @@ def collect(
     training; the statistics of all batches are then merged with the right weights.
     """
     moments = {name: Moments() for name in network.norms}
-    with torch.no_grad(), _batch_mode(network, moments):
-        for batch in batches:
+    for batch in batches:  # fetching a batch may itself sweep a few examples, to measure memory
+        with torch.no_grad(), _batch_mode(network, moments):
             network.call(parameters, batch)
     result = {}
     for name, found in moments.items():
         if found.mean is None:
-            result.update({k: v for k, v in network.stored.items() if k.startswith(f"{name}.")})
+            result.update({key: network.stored[key] for key in (join(name, k) for k in STATISTICS)})
             continue
         for key, value in zip(STATISTICS, found.statistics(network.dtype), strict=True):
-            result[f"{name}.{key}" if name else key] = value
+            result[join(name, key)] = value
     return result

@@ -9,14 +9,14 @@ once for a whole block of vectors.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from thalweg.landscape.protocols import check_theta
-from thalweg.landscape.sweep import Sweep, as_leaves
+from thalweg.landscape.second_order import differentiate_again
+from thalweg.landscape.sweep import Sweep, as_leaves, positive
 
 __all__ = ["ModelPoint"]
 
@@ -30,10 +30,10 @@ class ModelPoint:
     """
 
     def __init__(self, sweep: Sweep, theta: Tensor) -> None:
-        self.theta = theta
+        self.theta = theta.clone()
         self._sweep = sweep
         self._open = True
-        self._leaves = as_leaves(sweep.network.spec.views(theta))
+        self._leaves = as_leaves(sweep.network.spec.views(self.theta))
         self.kernel = "retained" if sweep.graph_fits() else "rebuilt"
         self._graphs: list[tuple[float, tuple[Tensor, ...]]] = []
         if self.kernel == "retained":
@@ -47,27 +47,20 @@ class ModelPoint:
         with sweep.guard():
             sweep.ledger.add(losses=1, gradients=1, passes=sweep.share)
             for chunk in sweep.chunks("product"):
-                mean, weight, parts = self._graph(chunk)
-                self._graphs.append((weight, parts))
-                total += weight * mean.double()
-                flat = torch.cat([part.detach().reshape(-1) for part in parts])
-                gradient.add_(flat, alpha=weight)
-                weights += weight
-        self._weight = weights
-        loss, gradient = (total / weights).to(theta.dtype), gradient / weights
+                mean, weight, parts = sweep.slopes(self._leaves, chunk, graph=True)
+                if weight:  # a chunk of weight zero has no mean, and adds nothing
+                    self._graphs.append((weight, parts))
+                    total += weight * mean.double()
+                    views = sweep.network.spec.views(gradient).values()
+                    for view, part in zip(views, parts, strict=True):
+                        view.add_(part.detach(), alpha=weight)
+                    weights += weight
+        self._weight = positive(weights)
+        loss, gradient = (total / weights).to(theta.dtype), gradient.div_(weights)
         if sweep.penalty:
             value, slope = sweep.penalty.value_and_gradient(theta)
             loss, gradient = loss + value, gradient + slope
         return loss, gradient
-
-    def _graph(self, chunk: Any) -> tuple[Tensor, float, tuple[Tensor, ...]]:
-        """Return a chunk's mean loss, weight and differentiable gradient."""
-        with self._sweep.second_order(), torch.enable_grad():
-            mean, weight = self._sweep.score(self._leaves, chunk)
-            parts = torch.autograd.grad(
-                mean, list(self._leaves.values()), create_graph=True, materialize_grads=True
-            )
-        return mean.detach(), float(weight), parts
 
     @cached_property
     def _value_and_gradient(self) -> tuple[Tensor, Tensor]:
@@ -108,10 +101,11 @@ class ModelPoint:
         sweep.ledger.add(hvps=len(rows), passes=sweep.share)
         if not len(rows):
             return vectors.clone()
-        result = self._retained(rows) if self.kernel == "retained" else self._rebuilt(rows)
-        if sweep.penalty:
-            result += sweep.penalty.hvp(theta, rows)
-        return result.reshape(vectors.shape)
+        with sweep.guard():
+            result = self._retained(rows) if self.kernel == "retained" else self._rebuilt(rows)
+            if sweep.penalty:
+                sweep.penalty.add_hvp(theta, rows, result)
+            return result.reshape(vectors.shape)
 
     def _retained(self, rows: Tensor) -> Tensor:
         shares = [weight / self._weight for weight, _ in self._graphs]
@@ -134,27 +128,21 @@ class ModelPoint:
         if not outputs:
             out.zero_()
             return
-        products = torch.autograd.grad(
-            outputs,
-            list(self._leaves.values()),
-            cotangents,
-            retain_graph=True,
-            materialize_grads=True,
-        )
+        products = differentiate_again(outputs, self._leaves, cotangents)
         torch.cat([product.reshape(-1) for product in products], out=out)
 
     def _rebuilt(self, rows: Tensor) -> Tensor:
         sweep, weights = self._sweep, 0.0
         result, work = torch.zeros_like(rows), torch.empty_like(self.theta)
-        with sweep.guard():
-            for chunk in sweep.chunks("product"):
-                _, weight, parts = self._graph(chunk)
+        for chunk in sweep.chunks("product"):
+            _, weight, parts = sweep.slopes(self._leaves, chunk, graph=True)
+            if weight:
                 for row, total in zip(rows, result, strict=True):
                     self._product([(1.0, (weight, parts))], row, work)
                     total.add_(work, alpha=weight)
-                del parts
-                weights += weight
-        return result / weights
+            del parts
+            weights += weight
+        return result.div_(positive(weights))
 
     def close(self) -> None:
         """Free the graph."""

@@ -67,9 +67,20 @@ class Landscape(Protocol):
         cost: The running tally; a result reports the difference of two readings.
     """
 
-    dim: int
-    dtype: torch.dtype
-    device: torch.device
+    @property
+    def dim(self) -> int:
+        """The number of coordinates."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of vectors and results."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where vectors live."""
+        ...
 
     @property
     def cost(self) -> Cost:
@@ -112,6 +123,11 @@ class Batch(Protocol):
     weight: float
     indices: range | Sequence[int]
 
+    @property
+    def weights(self) -> Float[Tensor, " examples"]:
+        """Every example's own weight in the mean."""
+        ...
+
     def jvp(self, vectors: Float[Tensor, "*batch dim"]) -> Any:
         r"""Return $J v$, the change of the outputs, stacked over `vectors`."""
         ...
@@ -121,7 +137,7 @@ class Batch(Protocol):
         ...
 
     def per_example_gradients(self) -> Float[Tensor, "examples dim"]:
-        """Return the gradient of every example's own loss."""
+        """Return the gradient of every example's own loss; `weights` average them."""
         ...
 
 
@@ -134,8 +150,15 @@ class FiniteSum(Landscape, Protocol):
         examples: The number of examples, which is what `minibatch` indexes.
     """
 
-    size: float
-    examples: int
+    @property
+    def size(self) -> float:
+        """The total weight."""
+        ...
+
+    @property
+    def examples(self) -> int:
+        """The number of examples."""
+        ...
 
     def minibatch(self, indices: Sequence[int] | Tensor) -> Landscape:
         """Return the landscape of these examples alone; its cost is counted here."""
@@ -150,14 +173,20 @@ class FiniteSum(Landscape, Protocol):
 class Structured(Protocol):
     """A landscape whose coordinates are named tensors, layers and filters."""
 
-    spec: ParameterSpec
+    @property
+    def spec(self) -> ParameterSpec:
+        """Names, shapes, layers and filters of the coordinates."""
+        ...
 
 
 @runtime_checkable
 class Normalised(Protocol):
     """A landscape of a network with BatchNorm, whose policy can be changed."""
 
-    batchnorm: str | None
+    @property
+    def batchnorm(self) -> str | None:
+        """The policy, or None where the network has no BatchNorm."""
+        ...
 
     def with_batchnorm(self, policy: str) -> Landscape:
         """Return the same landscape under another BatchNorm policy."""
@@ -224,7 +253,11 @@ def check_theta(
             f"theta is on {theta.device}, but this landscape is on {device}; "
             f"pass theta.to({str(device)!r})"
         )
-    return theta.detach()
+    theta = theta.detach()
+    if theta.is_inference():  # such a tensor cannot be differentiated at
+        with torch.inference_mode(False):
+            return theta.clone()
+    return theta
 
 
 def for_evaluation(land: Landscape) -> Landscape:

@@ -6,6 +6,7 @@ import random
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -41,8 +42,8 @@ def make_generator(
         number = int(torch.randint(2**62, (), generator=seed, device=seed.device))
     elif seed is None:
         number = secrets.randbelow(2**62)
-    elif isinstance(seed, int) and not isinstance(seed, bool):
-        number = seed
+    elif isinstance(seed, Integral) and not isinstance(seed, bool):
+        number = int(seed)
     else:
         raise TypeError(
             f"seed must be an int, a torch.Generator or None, not {type(seed).__name__}"
@@ -65,7 +66,8 @@ def preserve_rng(seed: int | None = None) -> Iterator[None]:
     """
     python_state = random.getstate()
     numpy_state = np.random.get_state()  # noqa: NPY002 (saved, to be put back)
-    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    cuda = torch.cuda.is_available() and started
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if cuda else []):
             if seed is not None:

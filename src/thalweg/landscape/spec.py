@@ -76,10 +76,9 @@ class ParameterSpec:
     def views(self, theta: Float[Tensor, "*batch dim"]) -> dict[str, Tensor]:
         """Return every named tensor as a view `(*batch, *shape)` of `theta`."""
         self._check(theta)
-        parts = theta.split(self.sizes, dim=-1)
+        parts = theta.split(self.sizes, dim=-1)  # type: ignore[no-untyped-call]  # in torch
         return {
-            name: part.unflatten(-1, shape) if len(shape) != 1 and shape != ()
-            else part.reshape(*theta.shape[:-1], *shape)
+            name: part.unflatten(-1, shape) if shape else part.squeeze(-1)
             for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)
         }
 
@@ -101,7 +100,7 @@ class ParameterSpec:
                     f"{name} has shape {tuple(tensor.shape)}, expected (..., "
                     f"{', '.join(map(str, shape))})"
                 )
-            parts.append(tensor.reshape(*tensor.shape[:batch], -1))
+            parts.append(tensor.reshape(*tensor.shape[:batch], math.prod(shape)))
         return torch.cat(parts, dim=-1)
 
     def select(self, patterns: str | Sequence[str]) -> tuple[str, ...]:
@@ -159,23 +158,29 @@ class ParameterSpec:
         with two or more axes. A bias or any other vector is one filter.
         """
         ids, first = [], 0
-        for shape, size in zip(self.shapes.values(), self.sizes, strict=True):
-            filters = shape[0] if len(shape) >= 2 and size else 1
-            ids.append(first + torch.arange(filters).repeat_interleave(size // filters))
+        for filters, size in zip(self._filters, self.sizes, strict=True):
+            ids.append(first + torch.arange(filters).repeat_interleave(size // max(filters, 1)))
             first += filters
         return torch.cat(ids)
 
+    @cached_property
+    def _filters(self) -> tuple[int, ...]:
+        """The number of filters of each tensor; an empty tensor has none."""
+        return tuple(
+            (shape[0] if len(shape) >= 2 else 1) if size else 0
+            for shape, size in zip(self.shapes.values(), self.sizes, strict=True)
+        )
+
     def layer_norms(self, theta: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch layers"]:
         """Return the Euclidean norm of each layer's coordinates, in the order of `layers`."""
-        return self._norms(theta, self.layer_ids)
+        return self._norms(theta, self.layer_ids, len(self.layers))
 
     def filter_norms(self, theta: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch filters"]:
         """Return the Euclidean norm of each filter's coordinates."""
-        return self._norms(theta, self.filter_ids)
+        return self._norms(theta, self.filter_ids, sum(self._filters))
 
-    def _norms(self, theta: Tensor, ids: Tensor) -> Tensor:
+    def _norms(self, theta: Tensor, ids: Tensor, groups: int) -> Tensor:
         self._check(theta)
-        groups = int(ids[-1]) + 1
         sums = theta.new_zeros(*theta.shape[:-1], groups)
         return sums.index_add(-1, ids.to(theta.device), theta**2).sqrt()
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from thalweg.curvature.intervals import mean_interval
+from thalweg.landscape.intervals import mean_interval
 
 
 def student(samples, level=0.95):

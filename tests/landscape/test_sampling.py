@@ -1,4 +1,4 @@
-"""The sampling error of a loss or a metric covers the population's value, also for skewed losses."""
+"""The sampling error of a loss or metric covers the population's value, skewed or not."""
 
 from __future__ import annotations
 
@@ -82,9 +82,9 @@ def test_one_example_has_no_error():
 def test_interval_covers_the_population_mean(calibration, name, count):
     """Own losses are skewed: many near zero, few large, as a classifier's are."""
     hits, widths = 0, []
-    truth, spread = (1.0, 1.0) if name == "exponential" else (math.exp(0.5), math.sqrt(
-        (math.e - 1) * math.e
-    ))
+    truth, spread = (
+        (1.0, 1.0) if name == "exponential" else (math.exp(0.5), math.sqrt((math.e - 1) * math.e))
+    )
     for seed in calibration.seeds:
         generator = torch.Generator().manual_seed(seed)
         normal = torch.randn(count, generator=generator, dtype=torch.float64)

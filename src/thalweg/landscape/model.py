@@ -347,7 +347,7 @@ class ModelLandscape:
             ValueError: If there is none, or one is out of range.
         """
         chosen = torch.as_tensor(indices)
-        if chosen.dtype == torch.bool or chosen.is_floating_point():
+        if chosen.numel() and (chosen.dtype == torch.bool or chosen.is_floating_point()):
             raise ValueError(
                 f"indices must be integer positions, not {chosen.dtype}; a mask becomes positions "
                 "with mask.nonzero().flatten()"

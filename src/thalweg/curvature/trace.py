@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from thalweg.landscape.intervals import LEAST_SAMPLES, mean_interval
 from thalweg.curvature.operator import LinearOperator, finite_matmat
 from thalweg.estimate import Cost, Estimate
+from thalweg.landscape.intervals import LEAST_SAMPLES, mean_interval
 from thalweg.landscape.seeding import Seed, make_generator
 
 __all__ = ["trace"]

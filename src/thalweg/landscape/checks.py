@@ -144,7 +144,9 @@ def _check_call(sweep: Sweep, views: Mapping[str, Tensor], batch: Any) -> None:
 
 
 def _check_same(
-    sweep: Sweep, theta: Tensor, first: tuple[Census, list[float]],
+    sweep: Sweep,
+    theta: Tensor,
+    first: tuple[Census, list[float]],
     second: tuple[Census, list[float]],
 ) -> None:
     """Refuse data or a loss that differ between two passes."""

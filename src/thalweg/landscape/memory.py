@@ -82,9 +82,7 @@ class Meter(TorchDispatchMode):
     def _release(self, size: int) -> None:
         self.live -= size
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation and count the storages that it made."""
         self.exclude((args, kwargs))
         out = func(*args, **(kwargs or {}))
@@ -158,9 +156,7 @@ class Budget:
                     self._measured[at] = measure(count)
                 return self._measured[at]
 
-            self._plans[mode, key, total, whole] = self._plan(
-                mode, total, memoised, whole, fixed
-            )
+            self._plans[mode, key, total, whole] = self._plan(mode, total, memoised, whole, fixed)
         fit, used = self._plans[mode, key, total, whole]
         self.chosen[mode] = max(self.chosen.get(mode, 0), fit)
         return fit, used
@@ -187,7 +183,9 @@ class Budget:
                 if whole and expected > self.cap:  # convex, so that it takes at least so much
                     raise self._refusal(mode, expected, whole)
                 room = last + int((self.cap - used) / slope) if slope > 0 else total
-            following = min(total, room, self.STRIDE * last, (last + over + 1) // 2)
+            following = min(total, room, self.STRIDE * last)
+            if over <= total:
+                following = min(following, (last + over) // 2)
             if whole:
                 following = total if len(points) > 1 else max(following, last + 1)
             if following < max(1.1 * last, last + 1):

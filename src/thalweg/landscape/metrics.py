@@ -73,7 +73,11 @@ def _mean(values: Tensor, method: str, cost: Cost) -> Estimate:
         test = stats.binomtest(int(values.sum()), count)
         low, high = test.proportion_ci(0.95, method="wilson")
         return Estimate(
-            mean, math.sqrt(mean * (1 - mean) / count), (float(low), float(high)), count, cost,
+            mean,
+            math.sqrt(mean * (1 - mean) / count),
+            (float(low), float(high)),
+            count,
+            cost,
             method=f"{method}; Wilson interval",
         )
     return _sampled(values, method, cost)
@@ -157,9 +161,7 @@ def loss_estimate(sweep: Sweep, theta: Tensor) -> Estimate:
     )
 
 
-def own_losses(
-    sweep: Sweep, outputs: Any, chunk: Any, theta: Tensor
-) -> tuple[Tensor, Tensor]:
+def own_losses(sweep: Sweep, outputs: Any, chunk: Any, theta: Tensor) -> tuple[Tensor, Tensor]:
     """Return every example's own loss and weight.
 
     Raises:

@@ -270,9 +270,7 @@ class ModelLandscape:
         """
         return self._sweep.network.draw(generator)
 
-    def vector(
-        self, model: nn.Module | Mapping[str, Tensor] | str | Path
-    ) -> Float[Tensor, " dim"]:
+    def vector(self, model: nn.Module | Mapping[str, Tensor] | str | Path) -> Float[Tensor, " dim"]:
         """Return the flat vector of a module, a state dict or a checkpoint file.
 
         Args:

@@ -293,9 +293,7 @@ class Network:
                 "coordinate with parameters=, or build the landscape from that network"
             )
 
-    def load_into(
-        self, model: nn.Module, theta: Tensor, statistics: Mapping[str, Tensor]
-    ) -> None:
+    def load_into(self, model: nn.Module, theta: Tensor, statistics: Mapping[str, Tensor]) -> None:
         """Write a vector, the constants and the statistics into a module, all or nothing."""
         if not isinstance(model, nn.Module):
             raise TypeError(f"load_into takes a torch.nn.Module, not {type(model).__name__}")

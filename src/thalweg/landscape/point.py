@@ -8,6 +8,7 @@ once for a whole block of vectors.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -19,6 +20,25 @@ from thalweg.landscape.second_order import differentiate_again
 from thalweg.landscape.sweep import Sweep, as_leaves, positive
 
 __all__ = ["ModelPoint"]
+
+
+class _Graph:
+    """Slopes that can be differentiated again, and each one's place and share in the mean."""
+
+    def __init__(self) -> None:
+        self.outputs: list[Tensor] = []
+        self.kept: list[tuple[int, float]] = []
+
+    def keep(self, parts: Sequence[Tensor], weight: float) -> None:
+        """Take in one chunk's slopes; one that does not depend on the leaves has no graph."""
+        for i, part in enumerate(parts):
+            if part.requires_grad:
+                self.outputs.append(part)
+                self.kept.append((i, weight))
+
+    def divide(self, total: float) -> None:
+        """Turn the chunks' weights into shares."""
+        self.kept = [(i, weight / total) for i, weight in self.kept]
 
 
 class ModelPoint:
@@ -35,7 +55,9 @@ class ModelPoint:
         self._open = True
         self._leaves = as_leaves(sweep.network.spec.views(self.theta))
         self.kernel = "retained" if sweep.graph_fits() else "rebuilt"
-        self._graphs: list[tuple[float, tuple[Tensor, ...]]] = []
+        self._shapes = [leaf.shape for leaf in self._leaves.values()]
+        self._sizes = [leaf.numel() for leaf in self._leaves.values()]
+        self._graph = _Graph()
         if self.kernel == "retained":
             self._first = self._build()
 
@@ -49,13 +71,13 @@ class ModelPoint:
             for chunk in sweep.chunks("product"):
                 mean, weight, parts = sweep.slopes(self._leaves, chunk, graph=True)
                 if weight:  # a chunk of weight zero has no mean, and adds nothing
-                    self._graphs.append((weight, parts))
+                    self._graph.keep(parts, weight)
                     total += weight * mean.double()
                     views = sweep.network.spec.views(gradient).values()
                     for view, part in zip(views, parts, strict=True):
                         view.add_(part.detach(), alpha=weight)
                     weights += weight
-        self._weight = positive(weights)
+        self._graph.divide(positive(weights))
         loss, gradient = (total / weights).to(theta.dtype), gradient.div_(weights)
         if sweep.penalty:
             value, slope = sweep.penalty.value_and_gradient(theta)
@@ -101,50 +123,52 @@ class ModelPoint:
         sweep.ledger.add(hvps=len(rows), passes=sweep.share)
         if not len(rows):
             return vectors.clone()
-        with sweep.guard():
-            result = self._retained(rows) if self.kernel == "retained" else self._rebuilt(rows)
-            if sweep.penalty:
-                sweep.penalty.add_hvp(theta, rows, result)
-            return result.reshape(vectors.shape)
+        if self.kernel == "retained" and not sweep.exposed():
+            result = self._retained(rows)
+        else:
+            with sweep.guard():
+                result = (self._retained if self.kernel == "retained" else self._rebuilt)(rows)
+        if sweep.penalty:
+            sweep.penalty.add_hvp(theta, rows, result)
+        return result.reshape(vectors.shape)
 
     def _retained(self, rows: Tensor) -> Tensor:
-        shares = [weight / self._weight for weight, _ in self._graphs]
         result = torch.empty_like(rows)
+        if not self._graph.outputs:
+            return result.zero_()
         for row, out in zip(rows, result, strict=True):
-            self._product(list(zip(shares, self._graphs, strict=True)), row, out)
+            parts = self._differentiate(self._graph, row)
+            torch.cat([part.reshape(-1) for part in parts], out=out)
         return result
-
-    def _product(
-        self, graphs: list[tuple[float, tuple[float, tuple[Tensor, ...]]]], row: Tensor, out: Tensor
-    ) -> None:
-        """Write the sum of the chunks' products with one vector into `out`."""
-        views = list(self._sweep.network.spec.views(row).values())
-        outputs, cotangents = [], []
-        for share, (_, parts) in graphs:
-            for part, view in zip(parts, views, strict=True):
-                if part.requires_grad:
-                    outputs.append(part)
-                    cotangents.append(view if share == 1 else view * share)
-        if not outputs:
-            out.zero_()
-            return
-        products = differentiate_again(outputs, self._leaves, cotangents)
-        torch.cat([product.reshape(-1) for product in products], out=out)
 
     def _rebuilt(self, rows: Tensor) -> Tensor:
         sweep, weights = self._sweep, 0.0
-        result, work = torch.zeros_like(rows), torch.empty_like(self.theta)
+        result = torch.zeros_like(rows)
+        totals = [list(sweep.network.spec.views(row).values()) for row in result]
         for chunk in sweep.chunks("product"):
             _, weight, parts = sweep.slopes(self._leaves, chunk, graph=True)
-            if weight:
-                for row, total in zip(rows, result, strict=True):
-                    self._product([(1.0, (weight, parts))], row, work)
-                    total.add_(work, alpha=weight)
-            del parts
+            graph = _Graph()
+            graph.keep(parts, 1.0)
+            if weight and graph.outputs:
+                for row, views in zip(rows, totals, strict=True):
+                    for view, part in zip(views, self._differentiate(graph, row), strict=True):
+                        view.add_(part, alpha=weight)
+            del parts, graph
             weights += weight
         return result.div_(positive(weights))
 
+    def _differentiate(self, graph: _Graph, row: Tensor) -> tuple[Tensor, ...]:
+        """Return the parts of one product: the derivative of the kept slopes along `row`."""
+        pieces = torch.split_with_sizes(row, self._sizes)
+        cotangents = [
+            pieces[i].view(self._shapes[i])
+            if share == 1
+            else pieces[i].view(self._shapes[i]) * share
+            for i, share in graph.kept
+        ]
+        return differentiate_again(graph.outputs, self._leaves, cotangents)
+
     def close(self) -> None:
         """Free the graph."""
-        self._graphs.clear()
+        self._graph = _Graph()
         self._open = False

@@ -16,9 +16,7 @@ __all__ = ["Seed", "make_generator", "preserve_rng"]
 Seed = int | torch.Generator | None
 
 
-def make_generator(
-    seed: Seed, device: torch.device | str = "cpu"
-) -> tuple[torch.Generator, int]:
+def make_generator(seed: Seed, device: torch.device | str = "cpu") -> tuple[torch.Generator, int]:
     """Return a fresh generator and the integer that reproduces it.
 
     Args:

@@ -119,9 +119,7 @@ class ParameterSpec:
                 raise ValueError(
                     f"pattern {pattern!r} matches no parameter; there are: {', '.join(self.names)}"
                 )
-        return tuple(
-            name for name in self.names if any(fnmatch.fnmatch(name, p) for p in patterns)
-        )
+        return tuple(name for name in self.names if any(fnmatch.fnmatch(name, p) for p in patterns))
 
     def mask(self, patterns: str | Sequence[str]) -> Tensor:
         """Return the `(dim,)` boolean mask of the coordinates whose names match."""

@@ -88,6 +88,14 @@ class Sweep:
         other.many, other.keeps, other.vmaps = "", None, {}
         return other
 
+    def exposed(self) -> bool:
+        """Say whether anything around a mere product of a kept graph could change it."""
+        return (
+            self.census.draws
+            or torch.is_autocast_enabled(self.network.device.type)
+            or torch.is_inference_mode_enabled()
+        )
+
     @contextmanager
     def guard(self) -> Iterator[None]:
         """Leave the global RNG, the loader's generators and global switches as found."""
@@ -173,9 +181,7 @@ class Sweep:
         """Return how many of a batch's examples go at once, and the bytes that they take."""
         total, key = leading(batch), self.kind(batch)
         if not divisible(batch):
-            _, used = self.budget.plan(
-                mode, key, 1, lambda _: self._probe(mode, batch), whole=True
-            )
+            _, used = self.budget.plan(mode, key, 1, lambda _: self._probe(mode, batch), whole=True)
             return total, used
         return self.budget.plan(
             mode,
@@ -357,9 +363,7 @@ class Sweep:
         except MemoryError:
             return 1
 
-    def _vmapped(
-        self, rows: Tensor, chunk: Any, gradients: bool
-    ) -> tuple[Tensor, float, Tensor]:
+    def _vmapped(self, rows: Tensor, chunk: Any, gradients: bool) -> tuple[Tensor, float, Tensor]:
         """Return means, weight and (if asked) gradients of all rows on one chunk."""
         spec = self.network.spec
 

@@ -64,9 +64,7 @@ class Kernel:
         except metadata.PackageNotFoundError:
             return None
 
-    def ready(
-        self, problem: Problem, stack: ExitStack, way_round: WayRound | None = None
-    ) -> Ready:
+    def ready(self, problem: Problem, stack: ExitStack, way_round: WayRound | None = None) -> Ready:
         """Open the kernel on its own copy of the network, inside a way round if there is one."""
         context: Callable[[], AbstractContextManager[Any]]
         context = way_round.context if way_round else nullcontext
@@ -149,9 +147,7 @@ def _pyhessian_batch(problem: Problem, rows: Tensor, stack: ExitStack) -> Ready:
     from pyhessian import hessian
     from pyhessian.utils import hessian_vector_product
 
-    held = hessian(
-        problem.model, problem.loss, data=(problem.inputs, problem.targets), cuda=False
-    )
+    held = hessian(problem.model, problem.loss, data=(problem.inputs, problem.targets), cuda=False)
     stack.callback(problem.model.zero_grad)  # breaks the cycle that its backward() makes
     parts = _split(problem, rows[0])
     return Ready(lambda: hessian_vector_product(held.gradsH, held.params, parts), _flat)

@@ -55,9 +55,7 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[:160]}"
 
 
-def check(
-    kernel: Kernel, case: Case, quick: bool, way_round: WayRound | None
-) -> dict[str, float]:
+def check(kernel: Kernel, case: Case, quick: bool, way_round: WayRound | None) -> dict[str, float]:
     """Return the relative errors of a kernel in float32 and float64.
 
     Raises:
@@ -87,9 +85,7 @@ def rows_of(case: Case, quick: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def row_of(
-    kernel: Kernel, case: Case, quick: bool, way_round: WayRound | None
-) -> dict[str, Any]:
+def row_of(kernel: Kernel, case: Case, quick: bool, way_round: WayRound | None) -> dict[str, Any]:
     """Return a kernel's row: its relative errors, or why it fails."""
     row: dict[str, Any] = {
         "kernel": kernel.name,
@@ -246,7 +242,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="length of one turn (0.2; quick: 0.05)")
     parser.add_argument("--threads", type=int, default=1, help="torch's threads (default 1)")
     parser.add_argument(
-        "--clock", choices=("cpu", "wall"),
+        "--clock",
+        choices=("cpu", "wall"),
         help="processor time, which a busy machine disturbs less (default with one thread), "
         "or the clock on the wall (default with several)",
     )

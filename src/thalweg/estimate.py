@@ -35,7 +35,9 @@ def _count(number: float) -> str:
 
 def _digits(value: float, scale: float) -> str:
     """Write `value` to the second significant digit of its uncertainty `scale`."""
-    if not math.isfinite(value) or not math.isfinite(scale) or scale <= 0:
+    if scale == 0:  # known exactly, so nothing is rounded away
+        return f"{value:.15g}"
+    if not math.isfinite(value) or not math.isfinite(scale) or scale < 0:
         return f"{value:.6g}"
     places = 1 - math.floor(math.log10(scale))
     if abs(value) >= 1e6 or 0 < max(abs(value), scale) < 1e-3:

@@ -11,26 +11,21 @@ a case that assert one promise each. A new kind of landscape is tested by writin
 
 from __future__ import annotations
 
-import copy
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import jaxtyping
-import numpy as np
 import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import Tensor
+from truth import Truth, shapes_unchecked, untouched
 
 from thalweg.estimate import Cost
 from thalweg.landscape import Landscape, Point
 
-Truth = Callable[[Tensor], Tensor]
 DENSE = 600
 ROWS = 16
 
@@ -58,9 +53,9 @@ class Case:
     def vectors(self, *shape: int, seed: int = 1) -> Tensor:
         """Draw directions."""
         generator = torch.Generator().manual_seed(seed)
-        return torch.randn(
-            *shape, self.land.dim, generator=generator, dtype=torch.float64
-        ).to(self.land.dtype)
+        return torch.randn(*shape, self.land.dim, generator=generator, dtype=torch.float64).to(
+            self.land.dtype
+        )
 
     def near(self, *shape: int) -> Tensor:
         """Draw points around `theta`."""
@@ -76,48 +71,6 @@ class Case:
         error = float((found.double() - truth).abs().max()) if truth.numel() else 0.0
         bound = self.tolerance * max(scale, 1.0)
         assert error <= bound, f"{what}: off by {error:.3g} of {scale:.3g}"
-
-
-def naive(
-    model: nn.Module,
-    loss: Callable[[Any, Any], Any],
-    batches: Sequence[tuple[Any, Any]],
-    *,
-    names: Sequence[str] | None = None,
-    penalty: Callable[[Tensor], Tensor] | None = None,
-    call: Callable[[Callable[..., Any], Any], Any] | None = None,
-) -> Truth:
-    """Write a network's loss as one function of one vector, independently of the library."""
-    model = copy.deepcopy(model).double()
-    own = dict(model.named_parameters())
-    chosen = list(own) if names is None else list(names)
-
-    def double(value: Any) -> Any:
-        return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
-
-    def truth(theta: Tensor) -> Tensor:
-        state, first = {}, 0
-        for name in chosen:
-            state[name] = theta[first : first + own[name].numel()].reshape(own[name].shape)
-            first += own[name].numel()
-        assert first == len(theta)
-
-        def run(*inputs: Any, **keywords: Any) -> Any:
-            return torch.func.functional_call(model, state, inputs, keywords)
-
-        total, weights = torch.zeros((), dtype=torch.float64), 0.0
-        for inputs, targets in batches:
-            with sdpa_kernel(SDPBackend.MATH):
-                outputs = call(run, inputs) if call else run(double(inputs))
-            result = loss(outputs, double(targets))
-            weight = float(len(targets))
-            if isinstance(result, tuple):
-                result, weight = result[0], float(result[1])
-            if weight:
-                total, weights = total + weight * result, weights + weight
-        return total / weights + (penalty(theta) if penalty else 0.0)
-
-    return truth
 
 
 def dense(case: Case, theta: Tensor) -> tuple[list[int], Tensor]:
@@ -142,71 +95,6 @@ def slope(case: Case, theta: Tensor) -> Tensor:
     """Return the gradient of the truth."""
     leaf = theta.double().clone().requires_grad_()
     return torch.autograd.grad(case.truth(leaf), leaf, materialize_grads=True)[0]
-
-
-def photograph(things: Any) -> Any:
-    """Return everything observable about modules, tensors, generators and the global RNGs."""
-    if isinstance(things, nn.Module):
-        parts = []
-        for name, value in [*things.named_parameters(), *things.named_buffers()]:
-            grad = None if value.grad is None else value.grad.clone()
-            marks = id(value), value.requires_grad, value._version
-            parts.append((name, value.clone(), grad, marks))
-        modes = [(name, part.training, vars(part).get("track_running_stats"))
-                 for name, part in things.named_modules()]
-        flat = [[id(w) for w in part._flat_weights] for part in things.modules()
-                if isinstance(part, nn.RNNBase)]
-        hooks = [len(part._forward_pre_hooks) for part in things.modules()]
-        return parts, modes, flat, hooks
-    if isinstance(things, torch.Generator):
-        return things.get_state()
-    if isinstance(things, Tensor):
-        return things.clone(), things._version
-    return [photograph(thing) for thing in things]
-
-
-def same(a: Any, b: Any) -> bool:
-    """Compare two photographs bit for bit."""
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    if isinstance(a, Tensor):
-        return isinstance(b, Tensor) and torch.equal(a.nan_to_num(), b.nan_to_num())
-    return bool(a == b)
-
-
-def global_rng() -> tuple[Any, ...]:
-    """Return the states of the global RNGs."""
-    numpy = np.random.get_state(legacy=True)  # noqa: NPY002 (only looked at)
-    return random.getstate(), numpy[1].tolist(), numpy[2], torch.get_rng_state()
-
-
-@contextmanager
-def untouched(*things: Any) -> Iterator[None]:
-    """Assert that the block leaves these things, the RNGs and global switches as they were."""
-    switches = (
-        torch.backends.mha.get_fastpath_enabled, torch.is_grad_enabled, torch.get_default_dtype,
-        torch.is_inference_mode_enabled, torch.backends.cuda.flash_sdp_enabled,
-        torch.backends.cuda.mem_efficient_sdp_enabled, torch.backends.cudnn.is_available,
-    )
-    before = photograph(things), global_rng(), [switch() for switch in switches]
-    try:
-        with shapes_unchecked():  # beartype draws from Python's global RNG
-            yield
-    finally:
-        assert same(photograph(things), before[0]), "something that is not ours was changed"
-        assert same(global_rng(), before[1]), "a global RNG was touched"
-        assert [switch() for switch in switches] == before[2], "a global switch was left turned"
-
-
-@contextmanager
-def shapes_unchecked() -> Iterator[None]:
-    """Meet the library's own messages instead of those of the tests' shape checks."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", before)
 
 
 def check_shapes(case: Case) -> None:
@@ -375,8 +263,12 @@ def check_bits(case: Case) -> None:
     def everything() -> list[Tensor]:
         with case.land.at(rows[0]) as point:
             return [
-                case.land.loss(rows), case.land.loss(rows[0]), case.land.gradient(rows),
-                point.loss.clone(), point.gradient.clone(), point.hvp(vectors),
+                case.land.loss(rows),
+                case.land.loss(rows[0]),
+                case.land.gradient(rows),
+                point.loss.clone(),
+                point.gradient.clone(),
+                point.hvp(vectors),
                 point.hvp(vectors[1]),
             ]
 
@@ -456,20 +348,18 @@ def check_any_layout(case: Case) -> None:
     rows = case.near(3)
     strided = torch.stack([rows, rows], dim=-1)[..., 0].detach()
     expanded = case.theta.expand(2, -1)
-    tight = {"rtol": 1e-5, "atol": 1e-5} if rows.dtype == torch.float32 else {
-        "rtol": 1e-12, "atol": 1e-12
-    }
+    tight = (
+        {"rtol": 1e-5, "atol": 1e-5}
+        if rows.dtype == torch.float32
+        else {"rtol": 1e-12, "atol": 1e-12}
+    )
     assert not strided.is_contiguous()
     torch.testing.assert_close(case.land.loss(strided), case.land.loss(rows), **tight)
     torch.testing.assert_close(case.land.gradient(strided), case.land.gradient(rows), **tight)
     once = case.land.gradient(case.theta)
-    torch.testing.assert_close(
-        case.land.gradient(expanded), torch.stack([once, once]), **tight
-    )
+    torch.testing.assert_close(case.land.gradient(expanded), torch.stack([once, once]), **tight)
     with case.land.at(strided[0]) as point:
-        torch.testing.assert_close(
-            point.hvp(rows.T.contiguous().T), point.hvp(rows), **tight
-        )
+        torch.testing.assert_close(point.hvp(rows.T.contiguous().T), point.hvp(rows), **tight)
         torch.testing.assert_close(point.hvp(expanded)[0], point.hvp(case.theta), **tight)
     leaf = case.theta.clone().requires_grad_()
     assert not case.land.loss(leaf).requires_grad

@@ -21,11 +21,11 @@ from conformance import (
     check_nan_stays,
     check_nothing_is_touched,
     dense,
-    naive,
     name_of,
 )
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+from truth import naive
 
 from thalweg.landscape import FunctionLandscape, ModelLandscape
 from thalweg.landscape.model import ModelLandscape as _Model
@@ -83,6 +83,7 @@ def network(
     penalty = options.get("penalty")
     truth_penalty = None
     if isinstance(penalty, float):
+
         def truth_penalty(x: Tensor) -> Tensor:
             return penalty / 2 * (x * x).sum()
     elif penalty is not None:
@@ -90,9 +91,7 @@ def network(
     for p in model.parameters():
         p.grad = torch.ones_like(p)  # a landscape must leave it alone
     land = ModelLandscape(model, F.cross_entropy, given, **options)
-    truth = naive(
-        model, F.cross_entropy, pieces, names=land.spec.names, penalty=truth_penalty
-    )
+    truth = naive(model, F.cross_entropy, pieces, names=land.spec.names, penalty=truth_penalty)
     tolerance = 1e-9 if land.dtype == torch.float64 else 2e-5
     return Case(name, land, truth, land.vector(model), tolerance, (model, inputs, targets))
 
@@ -140,7 +139,9 @@ def dictionaries() -> Case:
     pieces = [(inputs[:20], targets[:20]), (inputs[20:], targets[20:])]
     land = ModelLandscape(model, loss, [{"x": x, "labels": y} for x, y in pieces])
     truth = naive(
-        model, F.cross_entropy, pieces,
+        model,
+        F.cross_entropy,
+        pieces,
         call=lambda run, x: run(x=x, labels=torch.zeros(len(x)))["logits"],
     )
     return Case("dictionaries", land, truth, land.vector(model), watched=(model, inputs, targets))
@@ -210,9 +211,12 @@ def minibatch() -> Case:
     model, inputs, targets = small()
     chosen = [30, 2, 7, 7, 32]
     case = network("minibatch", model, inputs[chosen], targets[chosen], penalty=0.3)
-    whole = ModelLandscape(model, F.cross_entropy, [
-        (inputs[:31], targets[:31]), (inputs[31:], targets[31:])
-    ], penalty=0.3)
+    whole = ModelLandscape(
+        model,
+        F.cross_entropy,
+        [(inputs[:31], targets[:31]), (inputs[31:], targets[31:])],
+        penalty=0.3,
+    )
     return replace(case, land=whole.minibatch(chosen))
 
 
@@ -244,7 +248,10 @@ CASES: dict[str, Callable[[], Case]] = {
     "ragged list": lambda: network("ragged list", *small(), sizes=(32, 1)),
     "loader": with_loader,
     "dataset": lambda: network(
-        "dataset", *small(), sizes=(10, 10, 10, 3), batch_size=10,
+        "dataset",
+        *small(),
+        sizes=(10, 10, 10, 3),
+        batch_size=10,
         data=lambda p: TensorDataset(*(torch.cat(part) for part in zip(*p, strict=True))),
     ),
     "float32": lambda: network("float32", *small(torch.float32)),

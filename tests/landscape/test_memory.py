@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,10 +34,11 @@ def networks() -> dict[str, Callable[[], Network]]:
     targets = torch.arange(240) % 10
     return {
         "mlp": lambda: (mlp((20, 40, 40, 10), seed=0).double(), numbers(240, 20), targets),
-        "cnn": lambda: (cnn((4, 8), seed=0).double(), numbers(60, 1, 12, 12), targets[:60]),
+        "cnn": lambda: (cnn((4, 8), seed=0).double(), numbers(40, 1, 12, 12), targets[:40]),
         "transformer": lambda: (
-            transformer(8, 2, 1, length=6, features=5, seed=0).double(), numbers(40, 6, 5),
-            targets[:40],
+            transformer(8, 2, 1, length=6, features=5, seed=0).double(),
+            numbers(24, 6, 5),
+            targets[:24],
         ),
     }
 
@@ -57,20 +60,35 @@ def own_gradients(land: ModelLandscape, theta: Tensor) -> None:
         batch.per_example_gradients()
 
 
-@pytest.mark.parametrize("cap", [300_000, 1_000_000, 4_000_000, 30_000_000])
+slowly = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "cap",
+    [
+        pytest.param(300_000, marks=slowly),
+        500_000,
+        pytest.param(1_500_000, marks=slowly),
+        pytest.param(4_000_000, marks=slowly),
+        30_000_000,
+    ],
+)
 @pytest.mark.parametrize("name", networks())
 def test_the_cap_holds(name: str, cap: int) -> None:
     """Planning included; arguments and results are not counted."""
     model, inputs, targets = networks()[name]()
-    built, land = peak(lambda: ModelLandscape(model, F.cross_entropy, (inputs, targets), memory=cap))
+    data = inputs, targets
+    built, land = peak(lambda: ModelLandscape(model, F.cross_entropy, data, memory=cap))
     theta = land.vector(model)
     width = theta.nbytes
     assert built - 2 * width <= SLACK * cap, "construction"
     rows = theta + 0.01 * numbers(5, land.dim)
     for again in range(2):
         for what, given_rows, results in (
-            (land.loss, theta, 0), (land.loss, rows, 0),
-            (land.gradient, theta, 1), (land.gradient, rows, 5),
+            (land.loss, theta, 0),
+            (land.loss, rows, 0),
+            (land.gradient, theta, 1),
+            (land.gradient, rows, 5),
         ):
             used, _ = peak(lambda what=what, r=given_rows: what(r))
             assert used - results * width <= SLACK * cap, (what, again, land.plan)
@@ -79,7 +97,8 @@ def test_the_cap_holds(name: str, cap: int) -> None:
     largest = max(len(batch.indices) for batch in land.batches(theta))
     used, _ = peak(lambda: own_gradients(land, theta))
     assert used - largest * width <= SLACK * cap, ("own gradients", land.plan)
-    assert land.plan["products"] == ("retained" if cap == 30_000_000 else land.plan["products"])
+    if cap in (500_000, 30_000_000) and name != "cnn":
+        assert land.plan["products"] == ("rebuilt" if cap == 500_000 else "retained")
 
 
 def test_the_cap_is_used() -> None:
@@ -99,19 +118,30 @@ def test_the_cap_is_used() -> None:
 def test_chunks_change_nothing_but_rounding(name: str) -> None:
     """Retained and rebuilt graphs, whole and cut batches, vmap and loop agree."""
     model, inputs, targets = networks()[name]()
+    inputs, targets = inputs[:60], targets[:60]
     results, kernels = [], set()
+    little = {"mlp": 200_000, "cnn": 120_000, "transformer": 500_000}[name]
     for options in (
-        {}, {"memory": 300_000}, {"memory": 700_000, "batch_size": 13},
-        {"memory": 2_000_000, "batch_size": 7}, {"batch_size": 1},
+        {},
+        {"memory": little},
+        {"memory": 2 * little, "batch_size": 13},
+        {"memory": 20 * little, "batch_size": 7},
     ):
-        if name == "transformer" and "memory" in options:
-            options["memory"] *= 2
         land = ModelLandscape(model, F.cross_entropy, (inputs, targets), penalty=0.1, **options)
         theta = land.vector(model)
         rows = theta + 0.1 * numbers(3, land.dim)
         with land.at(theta) as point:
-            results.append([land.loss(rows), *land.value_and_gradient(rows), land.loss(theta),
-                            land.gradient(theta), point.hvp(rows), point.loss, point.gradient])
+            results.append(
+                [
+                    land.loss(rows),
+                    *land.value_and_gradient(rows),
+                    land.loss(theta),
+                    land.gradient(theta),
+                    point.hvp(rows),
+                    point.loss,
+                    point.gradient,
+                ]
+            )
             kernels.add(point.kernel)
     assert kernels == {"retained", "rebuilt"}
     for others in results[1:]:
@@ -142,8 +172,11 @@ def test_ragged_lengths() -> None:
     land = ModelLandscape(Pooled(), F.cross_entropy, data, memory=cap)
     whole = ModelLandscape(Pooled(), F.cross_entropy, data)
     theta = land.vector(Pooled())
-    for work in (lambda at: at.loss(theta), lambda at: at.gradient(theta),
-                 lambda at: products(at, theta, theta)):
+    for work in (
+        lambda at: at.loss(theta),
+        lambda at: at.gradient(theta),
+        lambda at: products(at, theta, theta),
+    ):
         used, found = peak(lambda work=work: work(land))
         assert used - theta.nbytes <= SLACK * cap
         torch.testing.assert_close(found, work(whole), rtol=1e-12, atol=1e-14)
@@ -169,17 +202,19 @@ def test_memory_does_not_grow_with_the_number_of_batches() -> None:
     """A stream is forgotten as it goes by; only a retained graph grows, up to the cap."""
     model = networks()["mlp"]()[0]
     used: list[list[int]] = []
-    for count in (64, 640):
+    for count in (64, 320):
         land = ModelLandscape(
-            model, F.cross_entropy, Streamed(count), batch_size=32, memory="600 kB"
+            model, F.cross_entropy, Streamed(count), batch_size=16, memory="600 kB"
         )
         theta = land.vector(model)
         products(land, theta, theta)
-        used.append([
-            peak(lambda land=land, theta=theta: land.loss(theta))[0],
-            peak(lambda land=land, theta=theta: land.gradient(theta))[0],
-            peak(lambda land=land, theta=theta: products(land, theta, theta))[0],
-        ])
+        used.append(
+            [
+                peak(lambda land=land, theta=theta: land.loss(theta))[0],
+                peak(lambda land=land, theta=theta: land.gradient(theta))[0],
+                peak(lambda land=land, theta=theta: products(land, theta, theta))[0],
+            ]
+        )
     for few, many in zip(*used, strict=True):
         assert many <= 1.1 * few
 
@@ -212,9 +247,12 @@ def test_plans_do_not_depend_on_what_came_before() -> None:
 def test_too_small_a_cap() -> None:
     """The error has the numbers: what is needed, what is allowed, what to do."""
     model, inputs, targets = networks()["mlp"]()
-    with pytest.raises(MemoryError, match=r"loss: one example needs at least [\d.e+-]+ MiB, above "
-                       r"the cap of 0.000954 MiB; raise memory="):
-        ModelLandscape(model, F.cross_entropy, (inputs, targets), memory=1000)
+    with pytest.raises(
+        MemoryError,
+        match=r"loss: one example needs at least [\d.e+-]+ MiB, above "
+        r"the cap of 0.000286 MiB; raise memory=",
+    ):
+        ModelLandscape(model, F.cross_entropy, (inputs, targets), memory=300)
     land = ModelLandscape(model, F.cross_entropy, (inputs, targets), memory=40_000)
     theta = land.vector(model)
     assert land.loss(theta).isfinite()
@@ -244,14 +282,13 @@ def test_batches_that_cannot_be_divided() -> None:
 
     model = Graph()
     owners = [torch.tensor([0, 0, 1, 1, 1]), torch.tensor([0, 1, 1, 2])]
-    data = [(numbers(len(owner), 3), owner, torch.arange(int(owner.max()) + 1) % 2)
-            for owner in owners]
+    data = [
+        (numbers(len(owner), 3), owner, torch.arange(int(owner.max()) + 1) % 2) for owner in owners
+    ]
     land = ModelLandscape(model, F.cross_entropy, data)
     theta = land.vector(model)
     assert land.examples == 5
-    expected = sum(
-        len(y) * F.cross_entropy(model(x, owner), y).item() for x, owner, y in data
-    ) / 5
+    expected = sum(len(y) * F.cross_entropy(model(x, owner), y).item() for x, owner, y in data) / 5
     assert land.loss(theta).item() == pytest.approx(expected, rel=1e-13)
     assert products(land, theta, theta).isfinite().all()
     with pytest.raises(ValueError, match=r"share their first axis.*\[\(5, 3\), \(5,\), \(2,\)\]"):
@@ -307,8 +344,12 @@ def curve(fixed: float, slope: float, kink: int, steep: float) -> Callable[[int]
 
 
 @given(
-    fixed=st.floats(0, 1e6), slope=st.floats(0.1, 1e4), kink=st.integers(1, 1000),
-    steeper=st.floats(1, 4), total=st.integers(1, 5000), cap=st.floats(1e3, 1e7),
+    fixed=st.floats(0, 1e6),
+    slope=st.floats(0.1, 1e4),
+    kink=st.integers(1, 1000),
+    steeper=st.floats(1, 4),
+    total=st.integers(1, 5000),
+    cap=st.floats(1e3, 1e7),
 )
 def test_a_plan_keeps_to_the_cap(
     fixed: float, slope: float, kink: int, steeper: float, total: int, cap: float
@@ -330,7 +371,7 @@ def test_a_plan_keeps_to_the_cap(
     fit, used = budget.plan("loss", "key", total, measure, fixed=fixed)
     assert 1 <= fit <= total
     assert bytes_of(fit) <= budget.cap
-    best = max((n for n in range(1, total + 1) if bytes_of(n) <= budget.cap))
+    best = max(n for n in range(1, total + 1) if bytes_of(n) <= budget.cap)
     assert fit >= min(best, best / 1.25 - 1)
     assert used <= budget.cap
     assert len(asked) <= 25
@@ -347,8 +388,15 @@ def test_a_plan_keeps_to_the_cap(
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [(1, 1), ("512 MiB", 2**29), ("2GB", 2 * 10**9), ("1.5 kib", 1536), ("3", 3), (" 2 TiB ", 2**41),
-     (1e6, 10**6), ("10 b", 10)],
+    [
+        (1, 1),
+        ("512 MiB", 2**29),
+        ("2GB", 2 * 10**9),
+        ("1.5 kib", 1536),
+        ("3", 3),
+        (" 2 TiB ", 2**41),
+        ("10 b", 10),
+    ],
 )
 def test_sizes(text: int | str, expected: int) -> None:
     assert parse_bytes(text) == expected
@@ -361,40 +409,45 @@ def test_sizes_that_are_none(text: int | str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 def test_resident_memory() -> None:
     """The operating system's own count, in a process of its own."""
     script = textwrap.dedent("""
-        import json, resource, torch, torch.nn.functional as F
+        import json, pathlib, torch, torch.nn.functional as F
         from torch import nn
         from thalweg.landscape import ModelLandscape
 
         torch.set_num_threads(1)
-        inputs = torch.randn(4000, 3, 16, 16)
-        targets = torch.arange(4000) % 10
+        inputs, targets = torch.randn(40000, 128), torch.arange(40000) % 10
         model = nn.Sequential(
-            nn.Conv2d(3, 32, 3, padding=1), nn.Tanh(), nn.Conv2d(32, 32, 3, padding=1), nn.Tanh(),
-            nn.Flatten(), nn.Linear(32 * 256, 10),
+            nn.Linear(128, 256), nn.Tanh(), nn.Linear(256, 256), nn.Tanh(), nn.Linear(256, 10)
         )
 
         def resident():
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            status = pathlib.Path("/proc/self/status").read_text()
+            return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
         warm = ModelLandscape(model, F.cross_entropy, (inputs[:8], targets[:8]))
         theta = warm.vector(model)
         with warm.at(theta) as point:
             point.hvp(theta)
         before = resident()
-        land = ModelLandscape(model, F.cross_entropy, (inputs, targets), memory="200 MiB")
+        land = ModelLandscape(model, F.cross_entropy, (inputs, targets), memory="100 MiB")
         with land.at(theta) as point:
             point.hvp(theta)
         land.gradient(theta)
         print(json.dumps([resident() - before, land.plan]))
     """)
+    # glibc keeps what is freed for later, so that the count would be of its habits, not ours
+    habits = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     run = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=500
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=500,
+        env={**os.environ, **habits},
     )
     grown, plan = json.loads(run.stdout)
-    assert plan["examples at once"]["product"] < 1000
-    assert grown < 1.5 * 200 * 2**20, "allocators keep some, but not another data set"
-
-
+    assert plan["products"] == "rebuilt"
+    assert 0.8 < grown / plan["memory cap"] < SLACK

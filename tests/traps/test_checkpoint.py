@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conformance import photograph, same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from truth import photograph, same
 
 from thalweg.landscape import ModelLandscape
 from thalweg.landscape.checkpoint import read_checkpoint
@@ -93,7 +93,9 @@ def test_files_that_are_no_checkpoints(model: nn.Module, data: Data, tmp_path: P
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    junk=st.binary(max_size=64), cut=st.integers(0, 2000), where=st.integers(0, 2000),
+    junk=st.binary(max_size=64),
+    cut=st.integers(0, 2000),
+    where=st.integers(0, 2000),
     suffix=st.sampled_from([".pt", ".safetensors"]),
 )
 def test_damaged_files(tmp_path: Path, junk: bytes, cut: int, where: int, suffix: str) -> None:
@@ -134,7 +136,9 @@ def test_load_into_writes_all_or_nothing(bn_model: nn.Module, data: Data) -> Non
         nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 4)).double(),
         nn.Sequential(nn.Linear(4, 5), nn.Identity(), nn.Tanh(), nn.Linear(5, 3)).double(),
         nn.Sequential(
-            nn.Linear(4, 5), nn.BatchNorm1d(5, track_running_stats=False), nn.Tanh(),
+            nn.Linear(4, 5),
+            nn.BatchNorm1d(5, track_running_stats=False),
+            nn.Tanh(),
             nn.Linear(5, 3),
         ).double(),
     ):

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conformance import untouched
 from torch import Tensor, nn
 from torch.utils.data import (
     BatchSampler,
@@ -21,6 +20,7 @@ from torch.utils.data import (
     TensorDataset,
     WeightedRandomSampler,
 )
+from truth import untouched
 
 from thalweg.landscape import ModelLandscape
 
@@ -55,8 +55,10 @@ def test_ragged_batches(model: nn.Module, data: Data, form: str) -> None:
     vector = torch.ones_like(theta)
     with land.at(theta) as one, whole.at(theta) as other:
         torch.testing.assert_close(one.hvp(vector), other.hvp(vector), rtol=1e-11, atol=1e-13)
-    halves = [F.cross_entropy(model(x), y).item() for x, y in
-              [(data[0][:32], data[1][:32]), (data[0][32:], data[1][32:])]]
+    halves = [
+        F.cross_entropy(model(x), y).item()
+        for x, y in [(data[0][:32], data[1][:32]), (data[0][32:], data[1][32:])]
+    ]
     assert abs(sum(halves) / 2 - loss) > 0.01, "the trap is not set"
 
 
@@ -80,8 +82,12 @@ def test_shuffling_loader(model: nn.Module, data: Data) -> None:
         DataLoader(dataset, shuffle=True),
         DataLoader(dataset, shuffle=True, generator=generator),
         DataLoader(dataset, sampler=WeightedRandomSampler([1.0] * 33, 33)),
-        DataLoader(dataset, batch_sampler=BatchSampler(
-            RandomSampler(dataset, generator=generator), 8, drop_last=False)),
+        DataLoader(
+            dataset,
+            batch_sampler=BatchSampler(
+                RandomSampler(dataset, generator=generator), 8, drop_last=False
+            ),
+        ),
         DataLoader(TensorDataset(data[0][:1], data[1][:1]), shuffle=True),
     ]
     for loader in loaders:
@@ -112,8 +118,12 @@ def test_a_sampler_that_shuffles_by_other_means(
     """curvlinops compares two passes, but from the same RNG state."""
     generator = torch.Generator().manual_seed(seed) if seed else None
     loader = DataLoader(TensorDataset(*data), batch_size=8, sampler=Shuffled(generator))
-    with untouched(model, *([generator] if generator else [])), pytest.raises(
-        ValueError, match=r"two passes over the data differ: the DataLoader shuffles \(Shuffled\)"
+    with (
+        untouched(model, *([generator] if generator else [])),
+        pytest.raises(
+            ValueError,
+            match=r"two passes over the data differ: the DataLoader shuffles \(Shuffled\)",
+        ),
     ):
         ModelLandscape(model, F.cross_entropy, loader)
 
@@ -140,8 +150,11 @@ def test_random_augmentation(model: nn.Module, data: Data, source: str) -> None:
     them alike is blind; ours start from different states of all three RNGs."""
     dataset = Augmented(data, source)
     for given in (dataset, DataLoader(dataset, batch_size=8)):
-        with untouched(model), pytest.raises(
-            ValueError, match=r"two passes over the data differ: .*augmentation.*deterministic"
+        with (
+            untouched(model),
+            pytest.raises(
+                ValueError, match=r"two passes over the data differ: .*augmentation.*deterministic"
+            ),
         ):
             ModelLandscape(model, F.cross_entropy, given)
 
@@ -228,9 +241,11 @@ def test_dictionaries_of_tensors(data: Data) -> None:
 
     whole = {"input_values": data[0], "labels": data[1]}
     expected = F.cross_entropy(model.head(data[0]), data[1]).item()
-    for given in (whole, [{**whole, "note": "one"}], [
-        {k: v[:20] for k, v in whole.items()}, {k: v[20:] for k, v in whole.items()}
-    ]):
+    for given in (
+        whole,
+        [{**whole, "note": "one"}],
+        [{k: v[:20] for k, v in whole.items()}, {k: v[20:] for k, v in whole.items()}],
+    ):
         land = ModelLandscape(model, loss, given)
         theta = land.vector(model)
         assert land.loss(theta).item() == pytest.approx(expected, rel=1e-13)
@@ -300,9 +315,7 @@ def test_iterating_a_loader_leaves_the_global_rng(
     next(iter(DataLoader(TensorDataset(*data))))
     assert not torch.equal(torch.get_rng_state(), before), "the trap is not set"
     for held in (None, generator):
-        loader = DataLoader(
-            TensorDataset(*data), batch_size=8, num_workers=workers, generator=held
-        )
+        loader = DataLoader(TensorDataset(*data), batch_size=8, num_workers=workers, generator=held)
         with untouched(model, generator, *data):
             land = ModelLandscape(model, F.cross_entropy, loader, metrics="accuracy")
             theta = land.vector(model)

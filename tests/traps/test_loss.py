@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from conformance import naive, untouched
 from torch import Tensor, nn
+from truth import naive, untouched
 
 from thalweg.landscape import ModelLandscape
 
@@ -94,8 +94,10 @@ def test_a_chunk_of_padding_alone(model: nn.Module, data: Data, memory: int | st
 
 def test_reduction_sum(model: nn.Module, data: Data) -> None:
     """A sum over the batch makes the Hessian grow with the batch size; the hint says so."""
-    for loss in (nn.CrossEntropyLoss(reduction="sum"),
-                 lambda o, t: F.cross_entropy(o, t, reduction="sum")):
+    for loss in (
+        nn.CrossEntropyLoss(reduction="sum"),
+        lambda o, t: F.cross_entropy(o, t, reduction="sum"),
+    ):
         with pytest.raises(ValueError, match=r"looks like a sum: use reduction='mean'"):
             ModelLandscape(model, loss, data)
 
@@ -106,7 +108,9 @@ def test_class_weights(model: nn.Module, data: Data) -> None:
     with pytest.raises(ValueError, match=r"return \(mean, weight\)"):
         ModelLandscape(model, nn.CrossEntropyLoss(weight=weight), data)
     land = ModelLandscape(
-        model, lambda o, t: (F.cross_entropy(o, t, weight=weight), weight[t].sum()), data,
+        model,
+        lambda o, t: (F.cross_entropy(o, t, weight=weight), weight[t].sum()),
+        data,
         batch_size=7,
     )
     expected = F.cross_entropy(model(data[0]), data[1], weight=weight).item()

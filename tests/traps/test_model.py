@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conformance import naive, photograph, same, untouched
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from truth import naive, untouched
 
-from thalweg.landscape import FunctionLandscape, ModelLandscape
-from thalweg.zoo import lstm, transformer
+from thalweg.landscape import ModelLandscape
 
 Data = tuple[Tensor, Tensor]
 
@@ -124,8 +121,9 @@ def test_frozen_weights(model: nn.Module, data: Data) -> None:
 def test_dropout_left_on(data: Data) -> None:
     """hessian-eigenthings takes dropout silently: two products of one vector differ by 96 %."""
     model = nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.5), nn.Linear(5, 3)).double()
-    with untouched(model), pytest.raises(
-        ValueError, match=r"dropout is on in 1 \(Dropout, p=0.5\).*model.eval\(\)"
+    with (
+        untouched(model),
+        pytest.raises(ValueError, match=r"dropout is on in 1 \(Dropout, p=0.5\).*model.eval\(\)"),
     ):
         ModelLandscape(model, F.cross_entropy, data)
     assert model.training
@@ -267,272 +265,6 @@ def test_state_that_forward_changes(data: Data) -> None:
     assert land.gradient(land.vector(norm)).isfinite().all()
 
 
-def everything(land: ModelLandscape, theta: Tensor) -> None:
-    land.loss(torch.stack([theta, theta + 0.1]))
-    land.gradient(torch.stack([theta, theta + 0.1]))
-    with land.at(theta) as point:
-        point.hvp(torch.stack([theta, theta]))
-    land.loss_estimate(theta)
-    land.metrics(theta)
-    land.start(torch.Generator().manual_seed(0))
-    for batch in land.minibatch([0, 1, 2, 3]).batches(theta):
-        batch.jvp(theta)
-        batch.vjp(torch.ones_like(batch.outputs))
-        batch.per_example_gradients()
-
-
-@pytest.mark.parametrize("kind", ["plain", "lstm", "batchnorm", "hooked"])
-def test_the_model_is_left_as_it_was(
-    kind: str, model: nn.Module, bn_model: nn.Module, data: Data
-) -> None:
-    """PyHessian leaves eval mode and graphs in .grad; loss-landscapes leaves your model moved
-    to the end of the line with requires_grad=False; an LSTM's flat weights break on a swap."""
-    inputs, targets = data
-    if kind == "lstm":
-        model, inputs = lstm(3, features=2, classes=3, seed=0).double(), inputs.view(-1, 2, 2)
-    if kind == "batchnorm":
-        model = bn_model
-    if kind == "hooked":
-        model[0].register_forward_hook(lambda *_: None)
-    list(model.parameters())[1].requires_grad_(False)
-    model.train()
-    for parameter in model.parameters():
-        parameter.grad = torch.randn_like(parameter)
-    output = model(inputs[:2]) if kind != "batchnorm" else None
-    with untouched(model, inputs, targets):
-        land = ModelLandscape(model, F.cross_entropy, (inputs, targets), metrics="accuracy")
-        theta = land.vector(model)
-        everything(land, theta)
-    if kind == "batchnorm":
-        with untouched(model, inputs, targets):
-            land.with_batchnorm("recompute").loss(theta)
-            land.with_batchnorm("batch").gradient(theta)
-            land.with_batchnorm("recompute").metrics(theta)
-    else:
-        assert torch.equal(model(inputs[:2]), output)
-
-
-def test_also_after_an_exception(bn_model: nn.Module, data: Data) -> None:
-    """A tool that swaps weights in place leaves them swapped when the loss raises."""
-    calls = []
-
-    def fragile(outputs: Tensor, targets: Tensor) -> Tensor:
-        calls.append(torch.rand(()).item())
-        if fragile.broken:
-            raise ArithmeticError("out of luck")
-        return F.cross_entropy(outputs, targets)
-
-    fragile.broken = False
-    land = ModelLandscape(bn_model, fragile, data, batchnorm="recompute")
-    batch = land.with_batchnorm("batch")
-    theta = land.vector(bn_model)
-    before = land.loss(theta), batch.gradient(theta)
-    fragile.broken = True
-    actions: list[Callable[[], object]] = [
-        lambda: land.loss(theta), lambda: batch.gradient(theta),
-        lambda: batch.value_and_gradient(torch.stack([theta, theta])),
-        lambda: land.loss_estimate(theta), lambda: next(batch.batches(theta)),
-        lambda: ModelLandscape(bn_model, fragile, data),
-        lambda: batch.at(theta).__enter__(),
-    ]
-    for action in actions:
-        with untouched(bn_model, *data), pytest.raises(ArithmeticError):
-            action()
-    fragile.broken = False
-    assert torch.equal(land.loss(theta), before[0])
-    assert torch.equal(batch.gradient(theta), before[1])
-    assert calls
-
-
-def test_buffers_survive_a_failure_inside_recompute(bn_model: nn.Module, data: Data) -> None:
-    """The private copy's statistics are taken away while they are re-estimated."""
-
-    class Fragile(nn.Module):
-        broken = False
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = bn_model
-
-        def forward(self, x: Tensor) -> Tensor:
-            if Fragile.broken:
-                raise ArithmeticError
-            return self.body(x)
-
-    model = Fragile()
-    land = ModelLandscape(model, F.cross_entropy, data)
-    other = land.with_batchnorm("recompute")
-    theta = land.vector(model)
-    before, photo = (land.loss(theta), other.loss(theta)), photograph(other._sweep.network.module)
-    Fragile.broken = True
-    for failing in (land, other):
-        with untouched(model), pytest.raises(ArithmeticError):
-            failing.loss(theta)
-    Fragile.broken = False
-    assert same(photograph(other._sweep.network.module), photo)
-    assert (land.loss(theta), other.loss(theta)) == before
-
-
-def test_attention_without_double_backward() -> None:
-    """Fused attention has no double backward (pytorch #116350); every tool leaves the switch to
-    the user and dies."""
-    torch.manual_seed(0)
-    model = transformer(8, 2, 1, length=4, features=3, classes=3, seed=0)
-    inputs, targets = torch.randn(5, 4, 3), torch.arange(5) % 3
-
-    def twice() -> None:
-        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-            loss = F.cross_entropy(model(inputs), targets)
-            weights = list(model.parameters())
-            slope = torch.autograd.grad(loss, weights, create_graph=True)
-            torch.autograd.grad(sum((part**2).sum() for part in slope), weights)
-
-    with pytest.raises(RuntimeError):
-        twice()
-    land = ModelLandscape(model, F.cross_entropy, (inputs, targets))
-    theta = land.vector(model)
-    with sdpa_kernel(SDPBackend.FLASH_ATTENTION), land.at(theta) as point:
-        product = point.hvp(theta)
-    step = 1e-2 * theta / theta.norm()
-    difference = (land.gradient(theta + step) - land.gradient(theta - step)) / 2e-2 * theta.norm()
-    assert float((difference - product).norm()) < 0.05 * float(product.norm())
-
-
-def test_lstm_has_no_forward_mode() -> None:
-    """jvp through an LSTM raises; Jv must come from a double vjp there (Laplace issue 143)."""
-    model = lstm(3, features=4, classes=3, seed=0).double()
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(6, 2, 4, generator=generator, dtype=torch.float64)
-    land = ModelLandscape(model, F.cross_entropy, (inputs, torch.arange(6) % 3))
-    theta = land.vector(model)
-    vectors = torch.randn(2, land.dim, generator=generator, dtype=torch.float64)
-    (batch,) = land.batches(theta)
-    batch.forward_mode = False  # which torch lacks for this layer on some devices
-    found = batch.jvp(vectors)
-    step = 1e-6
-    for vector, product in zip(vectors, found, strict=True):
-        ahead, behind = (next(land.batches(theta + s * vector)).outputs for s in (step, -step))
-        torch.testing.assert_close(product, (ahead - behind) / (2 * step), rtol=1e-7, atol=1e-8)
-    straight = nn.Sequential(nn.Linear(4, 3)).double()
-    other = ModelLandscape(straight, F.cross_entropy, (inputs[:, 0], torch.arange(6) % 3))
-    (batch,) = other.batches(other.vector(straight))
-    forward = batch.jvp(other.vector(straight))
-    assert batch.forward_mode
-    batch.forward_mode = False
-    torch.testing.assert_close(batch.jvp(other.vector(straight)), forward, rtol=1e-12, atol=1e-14)
-
-
-def test_many_vectors_through_an_lstm() -> None:
-    """Without a graph torch runs an LSTM through a fused kernel that vmap does not know."""
-    model = lstm(3, features=4, classes=3, seed=0).double()
-    inputs = torch.randn(6, 2, 4, dtype=torch.float64)
-    land = ModelLandscape(model, F.cross_entropy, (inputs, torch.arange(6) % 3))
-    theta = land.vector(model)
-    losses = land.loss(torch.stack([theta, theta + 0.1]))
-    torch.testing.assert_close(losses[0], land.loss(theta))
-    torch.testing.assert_close(losses[1], land.loss(theta + 0.1))
-
-
-def test_a_linear_gradient(data: Data) -> None:
-    """Where the gradient does not depend on the parameters, its graph requires no gradient and
-    autograd raises; the Hessian is zero."""
-    model = nn.Linear(4, 3, bias=False).double()
-    land = ModelLandscape(model, lambda o, t: (o * F.one_hot(t, 3)).sum(1).mean(), data)
-    theta = land.vector(model)
-    with land.at(theta) as point:
-        assert torch.equal(point.hvp(torch.ones(2, 12, dtype=torch.float64)), torch.zeros(
-            2, 12, dtype=torch.float64
-        ))
-    flat = ModelLandscape(
-        model, lambda o, t: (o * F.one_hot(t, 3)).sum(1).mean(), data, penalty=0.5
-    )
-    with flat.at(theta) as point:
-        torch.testing.assert_close(point.hvp(theta), 0.5 * theta, rtol=0, atol=0)
-
-
-def test_a_second_derivative_left_out(data: Data) -> None:
-    """torch leaves out the second derivative of a @once_differentiable function silently when
-    gradients are taken with respect to the parameters, as every tool does."""
-
-    class Once(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: object, x: Tensor) -> Tensor:
-            ctx.save_for_backward(x)
-            return x.sin()
-
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx: object, slope: Tensor) -> Tensor:
-            (x,) = ctx.saved_tensors
-            return slope * x.cos()
-
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b = nn.Linear(4, 3).double(), nn.Linear(3, 3).double()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.b(Once.apply(self.a(x)))
-
-    model = Net()
-    land = ModelLandscape(model, F.cross_entropy, data)
-    theta = land.vector(model)
-    assert land.gradient(theta).isfinite().all()
-    with (
-        pytest.raises(RuntimeError, match=r"not symmetric.*once_differentiable.*gradients work"),
-        land.at(theta),
-    ):
-        pass
-    leaf = theta.clone().requires_grad_()
-    truth = naive(model, F.cross_entropy, [data])
-    (slope_there,) = torch.autograd.grad(truth(leaf), leaf, create_graph=True)
-    wrong = [torch.autograd.grad(slope_there, leaf, v, retain_graph=True)[0] for v in
-             torch.eye(len(theta), dtype=torch.float64)]
-    assert float((torch.stack(wrong) - torch.stack(wrong).T).abs().max()) > 0.01, "no trap"
-
-
-def test_an_operation_without_a_second_derivative() -> None:
-    """What torch refuses to differentiate twice is said in words (PyHessian issue 7)."""
-
-    class Fused(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.query = nn.Linear(4, 4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            heads = self.query(x)[:, None]
-            fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-            return fused(heads, heads, heads)[0]
-
-    model, inputs = Fused(), torch.randn(4, 3, 4)
-    land = ModelLandscape(model, lambda o, t: (o**2).mean(), (inputs, inputs))
-    theta = land.vector(model)
-    assert land.gradient(theta).isfinite().all()
-    with (
-        pytest.raises(RuntimeError, match=r"no second derivative.*losses and gradients work"),
-        land.at(theta),
-    ):
-        pass
-
-
-def test_positive_semidefinite_of_low_rank() -> None:
-    """PyHessian's Lanczos finds -0.415 and +0.429 in a PSD Hessian of rank 3: products must not
-    add curvature that is not there."""
-    generator = torch.Generator().manual_seed(0)
-    factor = torch.randn(3, 10, generator=generator, dtype=torch.float64)
-    land = FunctionLandscape(lambda x: 0.5 * (factor @ x).square().sum(), 10)
-    model = nn.Linear(10, 1, bias=False).double()
-    data = factor, torch.zeros(3)
-    other = ModelLandscape(model, lambda o, t: 1.5 * (o[:, 0] ** 2).mean(), data)
-    for each, theta in ((land, torch.ones(10, dtype=torch.float64)), (other, other.vector(model))):
-        with each.at(theta) as point:
-            hessian = point.hvp(torch.eye(10, dtype=torch.float64))
-        values = torch.linalg.eigvalsh(hessian)
-        assert float(values[0]) > -1e-13 * float(values[-1])
-        assert int((values > 1e-12 * values[-1]).sum()) == 3
-        torch.testing.assert_close(hessian, factor.T @ factor, rtol=1e-12, atol=1e-13)
-
-
 def test_float64_and_float32(model: nn.Module, data: Data) -> None:
     """PyHessian's quadrature and curvlinops' ghosts are float32 troubles; a network can be
     examined in float64 without being converted, its data and its loss's weights with it."""
@@ -586,8 +318,9 @@ def test_encoder_fast_path(data: Data) -> None:
     land = ModelLandscape(model, F.cross_entropy, (inputs, data[1][:8]))
     theta = land.vector(model)
     (batch,) = land.batches(theta)
-    rows, truth = batch.per_example_gradients(), naive(
-        model, F.cross_entropy, [(inputs, data[1][:8])]
+    rows, truth = (
+        batch.per_example_gradients(),
+        naive(model, F.cross_entropy, [(inputs, data[1][:8])]),
     )
     leaf = theta.clone().requires_grad_()
     (expected,) = torch.autograd.grad(truth(leaf), leaf)

@@ -9,6 +9,7 @@ once for a whole block of vectors.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cached_property
 
 import torch
@@ -123,14 +124,12 @@ class ModelPoint:
         sweep.ledger.add(hvps=len(rows), passes=sweep.share)
         if not len(rows):
             return vectors.clone()
-        if self.kernel == "retained" and not sweep.exposed():
-            result = self._retained(rows)
-        else:
-            with sweep.guard():
-                result = (self._retained if self.kernel == "retained" else self._rebuilt)(rows)
-        if sweep.penalty:
-            sweep.penalty.add_hvp(theta, rows, result)
-        return result.reshape(vectors.shape)
+        kept = self.kernel == "retained"
+        with nullcontext() if kept and not sweep.exposed() else sweep.guard():
+            result = self._retained(rows) if kept else self._rebuilt(rows)
+            if sweep.penalty:
+                sweep.penalty.add_hvp(theta, rows, result)
+            return result.reshape(vectors.shape)
 
     def _retained(self, rows: Tensor) -> Tensor:
         result = torch.empty_like(rows)

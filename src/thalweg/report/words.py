@@ -229,8 +229,8 @@ def _passes(record: SurveyRecord, found: Sequence[Pass]) -> str:
         f"The {count(len(found), 'pass', 'passes')} found "
         f"{'stands' if len(found) == 1 else 'stand'} at a loss of "
         f"{span(p.height.upper for p in found)}. The one that stands highest above its minima lies "
-        f"between {top.names[0]} and {top.names[1]}: the loss there is {top.height}, which is {top.barrier} above the "
-        "higher of the two."
+        f"between {top.names[0]} and {top.names[1]}: the loss there is {top.height}, which is "
+        f"{top.barrier} above the higher of the two."
     ]
     known = [p.noise for p in found if p.noise is not None]
     low = sum(p.low for p in found)

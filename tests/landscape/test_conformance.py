@@ -284,8 +284,25 @@ def case_of(name: str) -> Case:
     return CASES[name]()
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=name_of)
-@pytest.mark.parametrize("name", CASES)
+ALWAYS = {"shapes", "loss", "gradient", "hvp", "nothing_is_touched", "cost"}
+OFTEN = {"branching", "linear", "mlp", "lstm", "tokens", "rebuilt", "loader", "penalty function"}
+
+
+def pairs() -> list[object]:
+    """Every case with every check; those that seldom find anything new are slow."""
+    return [
+        pytest.param(
+            name,
+            check,
+            id=f"{name}-{name_of(check)}",
+            marks=[] if name in OFTEN or name_of(check) in ALWAYS else [pytest.mark.slow],
+        )
+        for name in CASES
+        for check in CHECKS
+    ]
+
+
+@pytest.mark.parametrize(("name", "check"), pairs())
 def test_conformance(name: str, check: Callable[[Case], None]) -> None:
     check(case_of(name))
 

@@ -70,7 +70,7 @@ slowly = pytest.mark.slow
         500_000,
         pytest.param(1_500_000, marks=slowly),
         pytest.param(4_000_000, marks=slowly),
-        30_000_000,
+        pytest.param(30_000_000, marks=slowly),
     ],
 )
 @pytest.mark.parametrize("name", networks())
@@ -114,7 +114,9 @@ def test_the_cap_is_used() -> None:
     assert ModelLandscape(model, F.cross_entropy, (inputs, targets)).plan["memory cap"] == 2**31
 
 
-@pytest.mark.parametrize("name", networks())
+@pytest.mark.parametrize(
+    "name", ["mlp", pytest.param("cnn", marks=slowly), pytest.param("transformer", marks=slowly)]
+)
 def test_chunks_change_nothing_but_rounding(name: str) -> None:
     """Retained and rebuilt graphs, whole and cut batches, vmap and loop agree."""
     model, inputs, targets = networks()[name]()

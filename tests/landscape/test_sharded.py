@@ -52,8 +52,12 @@ def _worker(rank: int, folder: str) -> None:
         value, gradient = land.value_and_gradient(theta)
         start = land.start(torch.Generator().manual_seed(rank))
         result = {
-            "loss": land.loss(theta), "value": value, "gradient": gradient, "product": product,
-            "start": start, "size": torch.tensor(land.size),
+            "loss": land.loss(theta),
+            "value": value,
+            "gradient": gradient,
+            "product": product,
+            "start": start,
+            "size": torch.tensor(land.size),
         }
         torch.save(result, f"{folder}/{rank}.pt")
     finally:
@@ -74,12 +78,16 @@ def test_unequal_shards_equal_one_process(tmp_path: Path) -> None:
     torch.testing.assert_close(first["gradient"], whole.gradient(theta), rtol=1e-10, atol=1e-14)
     torch.testing.assert_close(first["product"], product, rtol=1e-10, atol=1e-14)
     assert float(first["size"]) == sum(SIZES)
-    unweighted = sum(
-        ModelLandscape(_network(), F.cross_entropy, part, penalty=0.1).loss(theta)
-        for part in (
-            tuple(t[: SIZES[0]] for t in _data()), tuple(t[SIZES[0] :] for t in _data())
+    unweighted = (
+        sum(
+            ModelLandscape(_network(), F.cross_entropy, part, penalty=0.1).loss(theta)
+            for part in (
+                tuple(t[: SIZES[0]] for t in _data()),
+                tuple(t[SIZES[0] :] for t in _data()),
+            )
         )
-    ) / 2
+        / 2
+    )
     assert abs(float(unweighted - whole.loss(theta))) > 1e-3
 
 

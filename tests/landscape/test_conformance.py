@@ -284,7 +284,7 @@ def case_of(name: str) -> Case:
     return CASES[name]()
 
 
-ALWAYS = {"shapes", "loss", "gradient", "hvp", "nothing_is_touched", "cost"}
+ALWAYS = {"loss", "gradient", "hvp", "nothing_is_touched"}
 OFTEN = {"branching", "linear", "mlp", "lstm", "tokens", "rebuilt", "loader", "penalty function"}
 
 

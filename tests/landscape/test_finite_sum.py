@@ -164,7 +164,7 @@ def networks() -> dict[str, tuple[nn.Module, Tensor]]:
 
 
 @pytest.mark.parametrize("name", networks())
-@pytest.mark.parametrize("memory", ["2 GiB", "60 kB"])
+@pytest.mark.parametrize("memory", [pytest.param("2 GiB", marks=pytest.mark.slow), "60 kB"])
 def test_jacobian_products(name: str, memory: str) -> None:
     """Against the dense Jacobian, row by row; Jv and J'u are adjoint."""
     model, inputs = networks()[name]

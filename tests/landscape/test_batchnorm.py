@@ -254,6 +254,23 @@ def test_a_network_that_is_a_batchnorm() -> None:
     torch.testing.assert_close(written.running_var, inputs.var(0))
 
 
+def test_one_layer_in_two_places() -> None:
+    """A shared BatchNorm sees both of its inputs, and is written once."""
+    shared = nn.BatchNorm1d(4).double()
+    shared.running_mean.fill_(0.3)
+    model = nn.Sequential(shared, nn.Tanh(), shared, nn.Linear(4, 3)).double()
+    ((inputs, targets),) = batches((33,))
+    land = land_of(model, (inputs, targets), "recompute")
+    theta, written = land.vector(model), copy.deepcopy(model)
+    land.load_into(written, theta)
+    first = F.batch_norm(inputs, None, None, shared.weight, shared.bias, training=True)
+    seen = torch.cat([inputs, torch.tanh(first)]).detach()
+    torch.testing.assert_close(written[0].running_mean, seen.mean(0))
+    torch.testing.assert_close(written[2].running_var, seen.var(0))
+    expected = F.cross_entropy(written.eval()(inputs), targets).item()
+    assert land.loss(theta).item() == pytest.approx(expected, rel=1e-12)
+
+
 def test_a_layer_that_the_forward_pass_skips() -> None:
     """Its statistics cannot be re-estimated, and stay what they were."""
     model, data = network(), batches()
@@ -376,3 +393,16 @@ def test_moments_merge_exactly(offset: float) -> None:
     torch.testing.assert_close(variance, pooled.var(1), rtol=1e-9, atol=0)
     with pytest.raises(ValueError, match="saw no data"):
         Moments().statistics(torch.float64)
+
+
+@pytest.mark.parametrize("options", [{"affine": False}, {"momentum": None}])
+def test_variants_of_the_layer_under_stored_statistics(options: dict[str, object]) -> None:
+    """A layer without weights of its own, or with a cumulative average, is frozen like any."""
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, **options), nn.Linear(3, 2)).double()
+    inputs = torch.linspace(-1, 2, 24, dtype=torch.float64).reshape(6, 4)
+    targets = torch.tensor([0, 1, 0, 1, 1, 0])
+    model(inputs)
+    model.eval()
+    land = ModelLandscape(model, F.cross_entropy, (inputs, targets))
+    truth = F.cross_entropy(model(inputs), targets).detach()
+    torch.testing.assert_close(land.loss(land.vector(model)), truth, rtol=1e-12, atol=0)

@@ -183,7 +183,7 @@ def test_randomness_without_a_module(model: nn.Module, data: Data) -> None:
 
 def test_weak_noise_in_a_large_data_set(model: nn.Module) -> None:
     """The mean over many batches hides noise that every single batch shows."""
-    inputs, targets = torch.randn(4000, 4), torch.randint(3, (4000,))
+    inputs, targets = torch.randn(1500, 4), torch.randint(3, (1500,))
 
     class Noisy(nn.Module):
         def __init__(self) -> None:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 from truth import naive
 
 from thalweg.landscape import FunctionLandscape, ModelLandscape
@@ -134,6 +135,48 @@ def test_a_second_derivative_left_out(data: Data) -> None:
         for v in torch.eye(len(theta), dtype=torch.float64)
     ]
     assert float((torch.stack(wrong) - torch.stack(wrong).T).abs().max()) > 0.01, "no trap"
+
+
+def test_weight_norm(data: Data) -> None:
+    """torch's own weight_norm has a wrong second derivative: it takes the norms of the rows as
+    constants, and every tool returns that Hessian without a word."""
+    generator = torch.Generator().manual_seed(0)
+    model = nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator).abs() + 0.1)
+    land = ModelLandscape(model, F.cross_entropy, data)
+    theta = land.vector(model)
+    with pytest.raises(RuntimeError, match=r"not symmetric.*weight_norm"), land.at(theta):
+        pass
+    bias, length, direction = theta.split([3, 3, 12])
+
+    def by_hand(row: Tensor) -> Tensor:
+        bias, length, direction = row.split([3, 3, 12])
+        rows = direction.view(3, 4)
+        weight = length.view(3, 1) * rows / rows.norm(dim=1, keepdim=True)
+        return F.cross_entropy(data[0] @ weight.T + bias, data[1])
+
+    assert len(bias) + len(length) + len(direction) == land.dim
+    assert land.loss(theta).item() == pytest.approx(by_hand(theta).item(), rel=1e-12)
+    leaf = theta.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(by_hand(leaf), leaf)
+    torch.testing.assert_close(land.gradient(theta), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_activation_checkpointing(model: nn.Module, data: Data) -> None:
+    """Checkpointing runs forward again in the backward pass, when the parameters are back."""
+
+    class Saving(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(self.body, x, use_reentrant=False)
+
+    with pytest.raises(RuntimeError, match=r"activation checkpointing.*switch it off"):
+        ModelLandscape(Saving(), F.cross_entropy, data)
 
 
 def test_an_operation_without_a_second_derivative() -> None:

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 
 from thalweg.landscape.data import cut, divisible, fingerprint, leading, not_finite, tensors
 from thalweg.landscape.memory import Meter, OverLimit
+from thalweg.landscape.second_order import explained
 from thalweg.landscape.seeding import preserve_rng
 from thalweg.landscape.sweep import Census, Sweep, as_leaves
 
@@ -252,7 +253,7 @@ def _check_differentiable(sweep: Sweep, theta: Tensor) -> None:
 def _refuse_constants(sweep: Sweep, theta: Tensor, few: Any) -> None:
     """Refuse a loss that does not depend on the vector, or not on it alone."""
     leaves = as_leaves(sweep.network.spec.views(theta))
-    with sweep.second_order(), torch.enable_grad():
+    with sweep.second_order(), explained(), torch.enable_grad():
         mean, _ = sweep.score(leaves, few)
         slopes: tuple[Tensor | None, ...] = (None,)
         if mean.requires_grad:

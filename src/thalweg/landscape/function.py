@@ -11,6 +11,7 @@ from torch import Tensor
 
 from thalweg.estimate import Cost
 from thalweg.landscape.protocols import Ledger, Point, check_theta
+from thalweg.landscape.seeding import preserve_rng
 
 __all__ = ["FunctionLandscape"]
 
@@ -75,8 +76,8 @@ class FunctionLandscape:
             by default.
 
     Raises:
-        ValueError: If `dim` is not positive, or `f` does not return a scalar that depends
-            differentiably on its argument.
+        ValueError: If `dim` is not positive, `f` does not return a scalar that depends
+            differentiably on its argument, or two calls of it differ.
 
     Example:
         >>> import torch
@@ -111,8 +112,9 @@ class FunctionLandscape:
         self._start = start
         self._ledger = Ledger()
         probe = self.start(torch.Generator().manual_seed(0))
-        self._check(probe)
-        self.kernel = self._choose_kernel(probe)
+        with preserve_rng():
+            self._check(probe)
+            self.kernel = self._choose_kernel(probe)
 
     def _check(self, probe: Tensor) -> None:
         with torch.enable_grad():
@@ -130,6 +132,17 @@ class FunctionLandscape:
             raise ValueError(
                 "f's value does not depend differentiably on its argument: look for .item(), "
                 ".detach(), argmax, numpy or a comparison inside f"
+            )
+        values = []
+        for seed in (20_221, 81_799):
+            with preserve_rng(seed), torch.no_grad():
+                values.append(self.f(probe.clone()))
+        tolerance = 1e3 * torch.finfo(self.dtype).eps
+        one, other = values
+        if not torch.allclose(one, other, rtol=tolerance, atol=tolerance, equal_nan=True):
+            raise ValueError(
+                f"f is not a function: one vector gave {one:.6g} and {other:.6g}, so it draws "
+                "random numbers; take them as fixed constants instead"
             )
 
     def _choose_kernel(self, probe: Tensor) -> str:

@@ -317,7 +317,7 @@ class Network:
                     f"{tuple(value.shape)}, found {have}; nothing was written"
                 )
         with torch.no_grad():
-            for name, value in values.items():
+            for name, value in [*values.items(), *statistics.items()]:  # a shared layer's last
                 targets[name].copy_(value)
 
     def draw(self, generator: torch.Generator) -> Tensor:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import CheckpointError
 
 from thalweg.landscape.data import cut, divisible
 from thalweg.landscape.network import Network
@@ -16,7 +17,7 @@ from thalweg.landscape.network import Network
 if TYPE_CHECKING:
     from thalweg.landscape.sweep import Sweep
 
-__all__ = ["check_symmetric", "differentiate_again", "second_order"]
+__all__ = ["check_symmetric", "differentiate_again", "explained", "second_order"]
 
 
 @contextmanager
@@ -30,6 +31,18 @@ def second_order(network: Network) -> Iterator[None]:
         if recurrent:
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         yield
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Say what to do about activation checkpointing, which torch's own words do not."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise RuntimeError(
+            "the network uses activation checkpointing, which runs parts of it again with other "
+            "parameters than the landscape's; switch it off: memory= bounds what is held"
+        ) from error
 
 
 def differentiate_again(
@@ -88,14 +101,14 @@ def check_symmetric(sweep: Sweep) -> None:
         product = differentiate_again([slopes[i] for i in kept], leaves, [mine[i] for i in kept])
         forms.append(_inner(product, other))
         scale = max(scale, (_inner(product, product) * _inner(other, other)) ** 0.5)
-    tolerance = 1e-10 if network.dtype == torch.float64 else 1e-4
+    tolerance = min(max(1e3 * torch.finfo(network.dtype).eps, 1e-10), 0.2)
     if abs(forms[0] - forms[1]) > tolerance * scale:
         raise RuntimeError(
             f"Hessian products of this network are not symmetric ({forms[0]:.6g} and "
             f"{forms[1]:.6g} for "
             "one pair of vectors), so torch leaves out the second derivative of some operation: "
             "look for a torch.autograd.Function whose backward is marked @once_differentiable or "
-            "computes without torch. Losses and gradients work"
+            "computes without torch, and for torch's own weight_norm. Losses and gradients work"
         )
 
 

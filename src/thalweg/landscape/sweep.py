@@ -28,7 +28,12 @@ from thalweg.landscape.network import Network
 from thalweg.landscape.normalisation import collect
 from thalweg.landscape.objective import Objective, Penalty
 from thalweg.landscape.protocols import Ledger
-from thalweg.landscape.second_order import check_symmetric, differentiate_again, second_order
+from thalweg.landscape.second_order import (
+    check_symmetric,
+    differentiate_again,
+    explained,
+    second_order,
+)
 from thalweg.landscape.seeding import preserve_rng
 
 __all__ = ["Census", "Sweep", "as_leaves", "positive"]
@@ -337,7 +342,7 @@ class Sweep:
         self, leaves: dict[str, Tensor], chunk: Any, *, graph: bool = False
     ) -> tuple[Tensor, float, tuple[Tensor, ...]]:
         """Return mean loss, weight and gradient of one chunk, differentiable if `graph`."""
-        with self.second_order(graph), torch.enable_grad():
+        with self.second_order(graph), explained(), torch.enable_grad():
             mean, weight = self.score(leaves, chunk)
             parts = torch.autograd.grad(
                 mean, list(leaves.values()), create_graph=graph, materialize_grads=True

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,9 @@ from torch import Tensor
 
 from thalweg.curvature import MatrixOperator
 from thalweg.landscape import FunctionLandscape
+
+for room in ("curvature", "landscape"):  # the truths that lie beside the tests
+    sys.path.insert(0, str(Path(__file__).parents[1] / room))
 
 INPUTS, HIDDEN, CLASSES, EXAMPLES = 5, 16, 3, 40
 DIM = INPUTS * HIDDEN + HIDDEN + HIDDEN * CLASSES + CLASSES

@@ -209,6 +209,72 @@ def test_jacobian_products(name: str, memory: str) -> None:
     assert total / weight + 4.5 * float(theta @ theta) == pytest.approx(land.loss(theta).item())
 
 
+@pytest.mark.parametrize("name", ["mlp", pytest.param("lstm", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("memory", ["2 GiB", "60 kB"])
+def test_stacked_and_own_products(name: str, memory: str) -> None:
+    """Many cotangents at once, every example's own, the loss's Hessian, and J' M J v."""
+    model, inputs = networks()[name]
+    model, targets = model.double(), torch.arange(11) % 3
+    land = ModelLandscape(model, F.cross_entropy, (inputs, targets), batch_size=6, memory=memory)
+    theta = here(land)
+    for batch in land.batches(theta):
+        count, own_targets = len(batch.indices), targets[list(batch.indices)]
+        stacked = numbers(2, 4, count, 3, seed=5)
+        back = batch.vjp(stacked)
+        assert back.shape == (2, 4, land.dim)
+        torch.testing.assert_close(back[1, 2], batch.vjp(stacked[1, 2]))
+        rows = batch.per_example_vjp(stacked[0, 0])
+        torch.testing.assert_close(rows.sum(0), back[0, 0], rtol=1e-9, atol=1e-11)
+        alone = torch.zeros_like(stacked[0, 0])
+        alone[-1] = stacked[0, 0, -1]
+        torch.testing.assert_close(rows[-1], batch.vjp(alone), rtol=1e-9, atol=1e-11)
+        p = batch.outputs.softmax(1)
+        slope = (p - F.one_hot(own_targets, 3)) / count
+        torch.testing.assert_close(batch.loss_gradient(), slope)
+        curved = p * (stacked - (p * stacked).sum(-1, keepdim=True)) / count
+        torch.testing.assert_close(batch.loss_hvp(stacked), curved)
+        flat = (stacked - stacked.mean(-1, keepdim=True)) / 3 / count
+        zeros = torch.zeros_like(batch.outputs)
+        torch.testing.assert_close(batch.loss_hvp(stacked, outputs=zeros), flat)
+        vectors = numbers(2, land.dim, seed=6)
+        product = batch.sandwich(vectors, lambda t: 2 * t)
+        expected = batch.vjp(2 * batch.jvp(vectors))
+        torch.testing.assert_close(product, expected, rtol=1e-9, atol=1e-11)
+        with pytest.raises(
+            ValueError, match=r"cotangents have shapes \[\(2, 1, 3\)\], the outputs"
+        ):
+            batch.vjp(numbers(2, 1, 3))
+
+
+def test_jacobian_products_that_are_wrong() -> None:
+    """torch leaves a backward pass that it cannot differentiate out of J v without a word."""
+
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return x.sin()
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx: object, slope: Tensor) -> Tensor:
+            (x,) = ctx.saved_tensors
+            return slope * x.cos()
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return Once.apply(self.layer(x))
+
+    land = ModelLandscape(Model(), F.cross_entropy, (numbers(6, 4), torch.arange(6) % 3))
+    theta = here(land)
+    with pytest.raises(RuntimeError, match=r"differentiate|not adjoint"):
+        next(land.batches(theta)).jvp(torch.stack([theta, theta]))
+
+
 def test_weighted_examples() -> None:
     """Own gradients average to the gradient with the examples' own weights, not with one each."""
     for memory in ("2 GiB", "12 kB"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -16,13 +17,14 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from thalweg.estimate import Cost
+from thalweg.estimate import Cost, Estimate
 from thalweg.landscape.protocols import Ledger, check_theta
+from thalweg.landscape.seeding import Seed
 
 if TYPE_CHECKING:
     from thalweg.landscape.protocols import Landscape, Point
 
-__all__ = ["Hessian", "LinearOperator", "MatrixOperator", "finite_matmat"]
+__all__ = ["Hessian", "LinearOperator", "MatrixOperator", "PointOperator", "finite_matmat"]
 
 _DENSE_LIMIT = 4096
 _BLOCK = 64
@@ -31,17 +33,21 @@ _BLOCK = 64
 class LinearOperator(ABC):
     r"""A real symmetric matrix $A \in \mathbb{R}^{D \times D}$, known by its products.
 
-    A subclass sets `dim`, `dtype` and `device`, and implements `_product` and `cost`.
+    A subclass sets `dim`, `dtype` and `device`, and implements `_product` and `cost`. Operators
+    are added, subtracted and multiplied by numbers: ``A + B``, ``2 * A - B``, ``-A``.
 
     Attributes:
         dim: The number of rows, $D$.
         dtype: The floating-point type of the vectors.
         device: Where the vectors live.
+        definite: Whether the matrix is known, by how it is made, to be positive semidefinite.
     """
 
     dim: int
     dtype: torch.dtype
     device: torch.device
+    definite: bool = False
+    __array_ufunc__ = None  # so that NumPy's numbers leave multiplication to this class
 
     @property
     @abstractmethod
@@ -128,6 +134,90 @@ class LinearOperator(ABC):
             rmatmat=product,
         )
 
+    def own_trace(self, *, level: float = 0.95, seed: Seed = None) -> Estimate | None:
+        """Return the trace if this operator knows it without products, else None.
+
+        Args:
+            level: Nominal coverage of the interval.
+            seed: What is random about it, if anything.
+
+        Returns:
+            An estimate, exact up to rounding or with an honest interval; None where only
+            products tell.
+        """
+        return None
+
+    def own_diagonal(self) -> Float[Tensor, " dim"] | None:
+        """Return the diagonal if this operator knows it without products, else None."""
+        return None
+
+    def leaves(self) -> tuple[LinearOperator, ...]:
+        """Return the distinct operators that do the work: itself, or what it is made of."""
+        return (self,)
+
+    def __add__(self, other: LinearOperator) -> LinearOperator:
+        """Return the sum."""
+        return NotImplemented if not isinstance(other, LinearOperator) else _add(self, other, 1.0)
+
+    def __sub__(self, other: LinearOperator) -> LinearOperator:
+        """Return the difference."""
+        return NotImplemented if not isinstance(other, LinearOperator) else _add(self, other, -1.0)
+
+    def __mul__(self, factor: float) -> LinearOperator:
+        """Return the multiple by a real number."""
+        return _scale(self, factor, 0.0)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> LinearOperator:
+        """Return the negative."""
+        return _scale(self, -1.0, 0.0)
+
+    def shifted(self, shift: float) -> LinearOperator:
+        r"""Return $A + \alpha I$.
+
+        Args:
+            shift: The number $\alpha$.
+
+        Returns:
+            An operator of the same size, known to be positive semidefinite if this one is and
+            $\alpha \ge 0$.
+        """
+        return _scale(self, 1.0, shift)
+
+    def projected(self, basis: Tensor) -> LinearOperator:
+        r"""Return $P A P$, with $P$ the projection off some directions.
+
+        Args:
+            basis: The directions, `(dim,)` or the columns of `(dim, k)`; they need not be
+                orthonormal, only independent.
+
+        Returns:
+            An operator of the same size that maps their span to zero.
+
+        Raises:
+            ValueError: If the directions are dependent, not finite, or of another size.
+        """
+        from thalweg.curvature.arithmetic import Projected
+
+        return Projected(self, basis)
+
+    def restricted(self, indices: slice | Tensor | Sequence[int]) -> LinearOperator:
+        """Return the principal submatrix of some coordinates, of its own smaller size.
+
+        Args:
+            indices: The coordinates: a slice, a boolean mask `(dim,)`, or positions.
+
+        Returns:
+            An operator on those coordinates; a product costs what one of the whole does.
+
+        Raises:
+            ValueError: If none is named, one is out of range, or one is named twice.
+        """
+        from thalweg.curvature.arithmetic import Restricted
+
+        return Restricted(self, indices)
+
     def _check(self, vectors: Tensor) -> None:
         if not isinstance(vectors, Tensor):
             raise TypeError(
@@ -159,7 +249,71 @@ class LinearOperator(ABC):
         return f"{kind}({self.dim} x {self.dim}, {self.dtype}, {self.device})"
 
 
-class Hessian(LinearOperator):
+class PointOperator(LinearOperator):
+    r"""An operator of a landscape at one point, which holds what it computed until `close`.
+
+    Args:
+        land: The landscape.
+        theta: The point, `(dim,)`.
+
+    Raises:
+        TypeError: If `theta` is not a tensor of the landscape's dtype.
+        ValueError: If `theta` has another shape or device, or is not finite.
+    """
+
+    def __init__(self, land: Landscape, theta: Float[Tensor, " dim"]) -> None:
+        """Check the point; nothing is computed yet."""
+        theta = check_theta(theta, land.dim, land.dtype, land.device, single=True)
+        bad = int((~torch.isfinite(theta)).sum())
+        if bad:
+            raise ValueError(
+                f"theta holds {bad} NaN or infinite values among {land.dim}, so there is no "
+                f"curvature there; look at the training run or the checkpoint"
+            )
+        self.dim, self.dtype, self.device = land.dim, land.dtype, land.device
+        self.landscape = land
+        self.theta = theta.clone()
+        self._ledger = Ledger()
+        self._stack = ExitStack()
+        self._release = weakref.finalize(self, self._stack.close)
+
+    @property
+    def cost(self) -> Cost:
+        """What this operator has taken so far, the opening of the point included."""
+        return self._ledger.total
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return not self._release.alive
+
+    def close(self) -> None:
+        """Free what the point kept; a later product is refused."""
+        self._release()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            name = type(self).__name__
+            raise RuntimeError(
+                f"this {name} is closed and its graph is freed; build a new one with "
+                f"{name}(land, theta)"
+            )
+
+    def __enter__(self) -> Self:
+        """Return the operator itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+class Hessian(PointOperator):
     r"""The Hessian $H = \nabla^2 L(\theta)$ of a landscape at one point.
 
     The landscape is opened at $\theta$ by the first product and stays open, its graph
@@ -185,57 +339,15 @@ class Hessian(LinearOperator):
         1 loss, 1 gradient, 1 HVP, 2 passes
     """
 
-    def __init__(self, land: Landscape, theta: Float[Tensor, " dim"]) -> None:
-        """Check the point; nothing is computed yet."""
-        theta = check_theta(theta, land.dim, land.dtype, land.device, single=True)
-        bad = int((~torch.isfinite(theta)).sum())
-        if bad:
-            raise ValueError(
-                f"theta holds {bad} NaN or infinite values among {land.dim}, so there is no "
-                f"curvature there; look at the training run or the checkpoint"
-            )
-        self.dim, self.dtype, self.device = land.dim, land.dtype, land.device
-        self.landscape = land
-        self.theta = theta.clone()
-        self._ledger = Ledger()
-        self._stack = ExitStack()
-        self._point: Point | None = None
-        self._release = weakref.finalize(self, self._stack.close)
-
-    @property
-    def cost(self) -> Cost:
-        """What this operator has taken so far, the opening of the point included."""
-        return self._ledger.total
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return not self._release.alive
+    _point: Point | None = None
 
     def close(self) -> None:
         """Free what the point kept; a later product is refused."""
         self._point = None
-        self._release()
-
-    def __enter__(self) -> Self:
-        """Return the operator itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close."""
-        self.close()
+        super().close()
 
     def _product(self, vectors: Tensor) -> Tensor:
-        if self.closed:
-            raise RuntimeError(
-                "this Hessian is closed and its graph is freed; build a new one with "
-                "Hessian(land, theta)"
-            )
+        self._check_open()
         before = self.landscape.cost
         if self._point is None:
             self._point = self._stack.enter_context(self.landscape.at(self.theta))
@@ -249,10 +361,12 @@ class MatrixOperator(LinearOperator):
 
     Args:
         matrix: A symmetric `(dim, dim)` tensor or NumPy array of a floating-point type.
+        definite: Whether it is known to be positive semidefinite; checked.
 
     Raises:
         TypeError: If it is not of a real floating-point type.
-        ValueError: If it is not square, not finite, or not symmetric.
+        ValueError: If it is not square, not finite, not symmetric, or not semidefinite though
+            said to be.
 
     Example:
         >>> A = MatrixOperator(torch.tensor([[2.0, 1.0], [1.0, 2.0]]))
@@ -262,7 +376,7 @@ class MatrixOperator(LinearOperator):
         MatrixOperator(2 x 2, torch.float32, cpu)
     """
 
-    def __init__(self, matrix: Tensor | NDArray[Any]) -> None:
+    def __init__(self, matrix: Tensor | NDArray[Any], *, definite: bool = False) -> None:
         """Check that the matrix is one that this room can work with."""
         matrix = torch.as_tensor(matrix).detach().clone()
         if not matrix.is_floating_point():
@@ -278,8 +392,10 @@ class MatrixOperator(LinearOperator):
                 f"the matrix is not symmetric: entries differ from their mirror image by up to "
                 f"{gap:.3g}; pass (A + A.T) / 2 if that is what you mean"
             )
+        if definite:
+            _check_definite(matrix)
         self.dim, self.dtype, self.device = matrix.shape[0], matrix.dtype, matrix.device
-        self.matrix = matrix
+        self.matrix, self.definite = matrix, definite
         self._ledger = Ledger()
 
     @property
@@ -290,6 +406,32 @@ class MatrixOperator(LinearOperator):
     def _product(self, vectors: Tensor) -> Tensor:
         self._ledger.add(hvps=vectors.shape[1], passes=1)
         return self.matrix @ vectors
+
+
+def _check_definite(matrix: Tensor) -> None:
+    """Refuse a matrix whose Cholesky factorisation fails after a shift of rounding size."""
+    double = matrix.double()
+    scale = float(torch.linalg.matrix_norm(double))
+    shift = 100 * len(matrix) * torch.finfo(matrix.dtype).eps * scale
+    lifted = double + shift * torch.eye(len(matrix), dtype=torch.float64, device=matrix.device)
+    if scale and int(torch.linalg.cholesky_ex(lifted).info):
+        least = float(torch.linalg.eigvalsh(double)[0])
+        raise ValueError(
+            f"the matrix is not positive semidefinite: its least eigenvalue is {least:.6g}; leave "
+            f"definite=False"
+        )
+
+
+def _add(first: LinearOperator, second: LinearOperator, sign: float) -> LinearOperator:
+    from thalweg.curvature.arithmetic import add  # which is made of this module's operators
+
+    return add(first, second, sign)
+
+
+def _scale(operator: LinearOperator, factor: float, shift: float) -> LinearOperator:
+    from thalweg.curvature.arithmetic import scale
+
+    return scale(operator, factor, shift)
 
 
 def finite_matmat(operator: LinearOperator, vectors: Tensor) -> Tensor:

@@ -2,57 +2,81 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from dataclasses import dataclass
+from typing import Literal, get_args
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from thalweg.curvature.blocks import block_traces, check_samples, mean_of_forms, sign_forms
 from thalweg.curvature.operator import LinearOperator, finite_matmat
+from thalweg.curvature.probes import Rounding, double, draw_normals, probe, read_diagonal
+from thalweg.curvature.sketch import LeaveOneOut, nystrom_trace, orthonormal, range_trace
 from thalweg.estimate import Cost, Estimate
-from thalweg.landscape.intervals import LEAST_SAMPLES, mean_interval
+from thalweg.landscape.memory import parse_bytes
 from thalweg.landscape.seeding import Seed, make_generator
 
-__all__ = ["trace"]
+__all__ = ["TraceMethod", "block_traces", "trace"]
 
-_BLOCK = 16
-_BLOCK_BYTES = 2**30
+_COLUMNS = 16
+
+TraceMethod = Literal["auto", "crossfit", "exact", "hutchinson", "xnystrace", "xtrace"]
 
 
 def trace(
-    operator: LinearOperator, *, samples: int = 96, level: float = 0.95, seed: Seed = None
+    operator: LinearOperator,
+    *,
+    samples: int = 96,
+    method: TraceMethod = "auto",
+    level: float = 0.95,
+    memory: int | str = "2 GiB",
+    seed: Seed = None,
 ) -> Estimate:
-    r"""Estimate the trace by random signs, with a calibrated interval.
+    r"""Estimate the trace from products with random vectors, with a calibrated interval.
 
     $$\operatorname{tr} A = \mathbb{E}\, z^\top A z, \qquad z_i = \pm 1 \text{ with equal
     probability}, \qquad \operatorname{Var} z^\top A z = 2 \sum_{i \ne j} a_{ij}^2.$$
 
+    ``"hutchinson"`` is the mean of such forms. ``"crossfit"`` corrects them by a low-rank
+    guess that the other half of the same products makes. ``"xnystrace"`` (positive
+    semidefinite matrices) and ``"xtrace"`` sketch the matrix and measure what the sketch
+    misses. ``"exact"`` reads the diagonal off with `dim` products. ``"auto"`` takes
+
+    - what the operator knows itself (Gauss-Newton and Fisher matrices: no product at all);
+    - the exact diagonal where `samples` reaches `dim`;
+    - XNysTrace where the operator is positive semidefinite by construction;
+    - else Hutchinson, cross-fitted if that at least halves the variance of the samples.
+
     The number of samples is fixed beforehand: to stop when the running mean looks calm is
-    to stop at a coincidence. The samples can be skewed (few large eigenvalues), so the
-    interval is that of `mean_interval`, plus the rounding of the products, estimated from
-    how far $z^\top A z'$ and $z'^\top A z$ differ; its coverage was measured over 1000 seeds
-    (``docs/calibration``). Where `samples` reaches `dim`, the diagonal is read off exactly
-    instead, with `dim` products.
+    to stop at a coincidence. The intervals: that of `mean_interval` for the forms, which can
+    be skewed; $\sqrt 2$ times as wide where they are cross-fitted, since the halves may err
+    together; for the sketches see `thalweg.curvature.sketch`. All of them plus the rounding
+    of the products, estimated from how far $x^\top A y$ and $y^\top A x$ differ. Coverage was
+    measured over 1000 seeds (``docs/calibration``).
 
     Args:
         operator: A symmetric operator on $\mathbb{R}^D$, such as ``Hessian(land, theta)``.
-        samples: How many random vectors, one product each; at least 32 (or `dim`).
+        samples: How many products; at least 32 (or `dim`).
+        method: How; the result's `method` says what was done and why.
         level: Nominal coverage of the interval.
+        memory: How much the kept vectors may take; above it ``"auto"`` keeps none
+            (Hutchinson), and a method that was asked for by name is refused.
         seed: An int, a generator, or None for fresh entropy; recorded in the result.
 
     Returns:
         The estimate; its `interval` covers the trace with probability `level`.
 
     Raises:
-        ValueError: If `samples` or `level` is out of range, or the operator is not
-            symmetric.
+        ValueError: If `samples`, `method` or `level` is out of range, or the operator is not
+            symmetric, or not positive semidefinite where it should be.
+        MemoryError: If a method asked for by name needs more than `memory`.
         FloatingPointError: If a product is not finite.
 
     References:
         D. Girard (1989); M. Hutchinson (1989), A stochastic estimator of the trace of the
-        influence matrix; P. Hall (1992) for the interval.
+        influence matrix; R. Meyer et al. (2021), Hutch++ (arXiv:2010.09649), non-adaptive
+        variant; E. Epperly, J. Tropp & R. Webber (2024), XTrace (arXiv:2301.07825).
 
     Example:
         >>> import torch
@@ -64,110 +88,116 @@ def trace(
         >>> print(trace(A, samples=200).method)
         exact diagonal
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie strictly between 0 and 1, not {level!r}")
-    if samples < min(LEAST_SAMPLES, operator.dim):
-        raise ValueError(
-            f"samples={samples} is too few for an honest interval; take at least "
-            f"{LEAST_SAMPLES}, or dim={operator.dim} for the exact trace"
-        )
+    if method not in get_args(TraceMethod):
+        known = ", ".join(map(repr, get_args(TraceMethod)))
+        raise ValueError(f"method must be one of {known}, not {method!r}")
+    check_samples(operator, operator.dim if method == "exact" else samples, level)
+    if method == "auto" and (own := operator.own_trace(level=level, seed=seed)) is not None:
+        return own
     before = operator.cost
     generator, number = make_generator(seed)
-    if samples >= operator.dim:
-        return _exact(operator, before, level, number)
-    drawn = _sample(operator, samples, generator)
-    low, high = mean_interval(drawn.values, level)
-    rounding = drawn.rounding
-    return Estimate(
-        value=float(drawn.values.mean()),
-        stderr=float(drawn.values.std(ddof=1)) / math.sqrt(samples),
-        interval=(low - rounding, high + rounding),
-        samples=samples,
-        cost=operator.cost - before,
-        level=level,
-        method="Hutchinson with random signs, Student and Hall interval",
-        seed=number,
+    if method == "exact" or samples >= operator.dim:
+        found = _exact(operator, level)
+    else:
+        chosen, why = _choose(operator, method, samples, parse_bytes(memory))
+        if chosen == "xnystrace":
+            found = _xnystrace(operator, samples, level, generator)
+        elif chosen == "xtrace":
+            found = _xtrace(operator, samples, level, generator)
+        else:
+            found = _signs(operator, samples, level, generator, chosen)
+        found = dataclasses.replace(found, method=found.method + why)
+    return dataclasses.replace(found, cost=operator.cost - before, seed=number)
+
+
+def _choose(operator: LinearOperator, method: str, samples: int, memory: int) -> tuple[str, str]:
+    """Return the method to use, and the reason where the choice was ours."""
+    needed = 2 * operator.dim * samples * operator.dtype.itemsize
+    if method == "hutchinson":
+        return method, ""
+    if needed > memory and method != "auto":
+        raise MemoryError(
+            f"method={method!r} keeps {2 * samples} vectors of length {operator.dim}, "
+            f"{needed / 2**30:.3g} GiB, above memory={memory / 2**30:.3g} GiB; raise memory, "
+            f"lower samples={samples}, or use method='hutchinson', which keeps none"
+        )
+    if method != "auto":
+        return method, ""
+    if needed > memory:
+        return "hutchinson", f"; no sketch, which needs memory='{needed / 2**30:.3g} GiB'"
+    if operator.definite:
+        return "xnystrace", "; chosen because the operator is positive semidefinite"
+    return "auto", ""
+
+
+def _estimate(
+    value: float, stderr: float, interval: tuple[float, float], samples: int, level: float, how: str
+) -> Estimate:
+    """Return an estimate whose cost and seed are filled in later."""
+    return Estimate(value, stderr, interval, samples, Cost(), level, how)
+
+
+def _signs(
+    operator: LinearOperator, samples: int, level: float, generator: torch.Generator, chosen: str
+) -> Estimate:
+    """Estimate by forms of random signs, corrected by each other where that pays or is asked."""
+    seen = sign_forms(operator, None, samples, generator, crossfit=chosen != "hutchinson")
+    (forms,) = seen.blocks
+    value, stderr, ends, how = mean_of_forms(
+        forms, seen.rounding, level, always=chosen == "crossfit"
     )
+    return _estimate(value, stderr, ends, samples, level, how)
 
 
-@dataclass(frozen=True)
-class _Samples:
-    """Quadratic forms, and an estimate of the bias that rounding may give their mean."""
-
-    values: NDArray[np.float64]
-    rounding: float
-
-
-def _block(operator: LinearOperator) -> int:
-    return max(1, min(_BLOCK, _BLOCK_BYTES // (16 * operator.dim)))
+def _normals(
+    operator: LinearOperator, count: int, generator: torch.Generator, rounding: Rounding
+) -> tuple[Tensor, Tensor]:
+    pairs = [(v, p) for v, p, _ in probe(operator, count, generator, draw_normals, rounding)]
+    vectors, products = (torch.cat(part, dim=1) for part in zip(*pairs, strict=True))
+    return vectors, products
 
 
-def _sample(operator: LinearOperator, count: int, generator: torch.Generator) -> _Samples:
-    """Draw the quadratic forms $z^T A z$, a block of vectors to a sweep."""
+def _xnystrace(
+    operator: LinearOperator, samples: int, level: float, generator: torch.Generator
+) -> Estimate:
+    rounding = Rounding(operator)
+    vectors, products = _normals(operator, samples, generator, rounding)
+    found = nystrom_trace(vectors, products, torch.finfo(operator.dtype).eps)
+    how = "XNysTrace, interval from textbook and jackknife"
+    return _sketched(found, samples, level, rounding.bound(), how)
+
+
+def _xtrace(
+    operator: LinearOperator, samples: int, level: float, generator: torch.Generator
+) -> Estimate:
+    rounding, half = Rounding(operator), samples // 2
     unit = torch.finfo(operator.dtype).eps
-    values: list[Tensor] = []
-    gaps: list[Tensor] = []
-    sizes: list[Tensor] = []
-    while (missing := count - sum(map(len, values))) > 0:
-        signs = torch.stack(
-            [
-                torch.randint(0, 2, (operator.dim,), generator=generator, dtype=torch.int8)
-                for _ in range(min(_block(operator), missing))
-            ],
-            dim=1,
-        )
-        vectors = (2 * signs - 1).to(operator.device, operator.dtype)
-        products = finite_matmat(operator, vectors)
-        forms = _forms(vectors, products)
-        gap = forms - forms.T
-        _check_symmetry(operator, gap, products)
-        values.append(forms.diagonal())
-        gaps.append(gap[torch.ones_like(gap, dtype=torch.bool).triu(1)])
-        sizes.append(products.abs().sum(0).to("cpu", torch.float64))
-    seen = torch.cat(gaps)
-    noise = float(seen.square().mean().sqrt()) if len(seen) else 0.0
-    rounding = 2 * noise + 4 * unit * float(torch.cat(sizes).mean())
-    return _Samples(torch.cat(values).numpy(), rounding)
+    vectors, products = _normals(operator, half, generator, rounding)
+    basis = orthonormal(products, unit)
+    blocks = torch.split(basis.vectors, _COLUMNS, dim=1)
+    images = torch.cat([finite_matmat(operator, block) for block in blocks], dim=1)
+    if basis.full:
+        found = range_trace(vectors, products, basis, images)
+        how = "XTrace, interval from textbook and jackknife"
+        return _sketched(found, 2 * half, level, rounding.bound(), how)
+    kept, images = double(basis.vectors), double(images)
+    value = float((kept * images).sum())
+    size = float(torch.linalg.vector_norm(images, dim=0).sum())
+    wide = rounding.bound() + 16 * unit * size
+    how = f"XTrace, exact: the rank is {basis.vectors.shape[1]}"
+    return _estimate(value, 0.0, (value - wide, value + wide), 2 * half, level, how)
 
 
-def _forms(vectors: Tensor, products: Tensor) -> Tensor:
-    """Return $Z^T (A Z)$ with sums in float64, on the CPU."""
-    if vectors.device.type == "mps":
-        vectors, products = vectors.cpu(), products.cpu()
-    return (vectors.double().T @ products.double()).cpu()
+def _sketched(
+    found: LeaveOneOut, samples: int, level: float, rounding: float, how: str
+) -> Estimate:
+    ends = found.interval(level, rounding)
+    return _estimate(found.value, found.stderr, ends, samples, level, how)
 
 
-def _check_symmetry(operator: LinearOperator, gap: Tensor, products: Tensor) -> None:
-    size = float(torch.linalg.vector_norm(products, dim=0).max())
-    worst = float(gap.abs().max())
-    if worst > 30 * math.sqrt(torch.finfo(operator.dtype).eps) * size:
-        raise ValueError(
-            f"{operator!r} is not symmetric, or gives different products at different times: "
-            f"x.(A y) and y.(A x) differ by {worst:.3g} for random signs x, y with "
-            f"|A y| about {size:.3g}; look for dropout, shuffled data or a wrong product"
-        )
-
-
-def _exact(operator: LinearOperator, before: Cost, level: float, seed: int) -> Estimate:
+def _exact(operator: LinearOperator, level: float) -> Estimate:
     """Read the diagonal off, with as many products as there are coordinates."""
-    value, size, width = 0.0, 0.0, _block(operator)
-    for first in range(0, operator.dim, width):
-        columns = torch.arange(first, min(first + width, operator.dim), device=operator.device)
-        basis = torch.zeros(
-            operator.dim, len(columns), dtype=operator.dtype, device=operator.device
-        )
-        basis[columns, columns - first] = 1
-        products = finite_matmat(operator, basis)
-        value += math.fsum(products[columns, columns - first].tolist())
-        size += float(torch.linalg.vector_norm(products, dim=0).sum())
-    rounding = 16 * torch.finfo(operator.dtype).eps * size
-    return Estimate(
-        value=value,
-        stderr=0.0,
-        interval=(value - rounding, value + rounding),
-        samples=operator.dim,
-        cost=operator.cost - before,
-        level=level,
-        method="exact diagonal",
-        seed=seed,
-    )
+    entries, wide = read_diagonal(operator)
+    value, rounding = math.fsum(entries.tolist()), float(wide.sum())
+    ends = (value - rounding, value + rounding)
+    return _estimate(value, 0.0, ends, operator.dim, level, "exact diagonal")

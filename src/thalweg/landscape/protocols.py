@@ -6,7 +6,7 @@ against any function whose answer is known in closed form.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -113,31 +113,78 @@ class Landscape(Protocol):
 class Batch(Protocol):
     r"""Some examples of a finite sum at a fixed $\theta$, linearised.
 
+    Cotangents and tangents have the structure of the outputs, any nest of tensors; stacked
+    ones have further axes in front.
+
     Attributes:
         outputs: What the model returned, without a graph.
         weight: The total weight of these examples in the mean.
         indices: The positions of the examples in the data set.
+        keeps: Whether the graphs of all batches fit in memory together, so that the batches
+            may be held between products.
+        separable: Whether every example has outputs and products of its own, so that
+            `per_example_vjp` works.
     """
 
-    outputs: Any
-    weight: float
     indices: range | Sequence[int]
+    keeps: bool
+
+    @property
+    def outputs(self) -> Any:
+        """What the model returned, without a graph."""
+        ...
+
+    @property
+    def weight(self) -> float:
+        """The total weight of these examples in the mean."""
+        ...
 
     @property
     def weights(self) -> Float[Tensor, " examples"]:
         """Every example's own weight in the mean."""
         ...
 
+    @property
+    def separable(self) -> bool:
+        """Whether every example has outputs and products of its own."""
+        ...
+
+    def linearise(self) -> None:
+        """Build the graph that products share; what is asked for later comes from it."""
+        ...
+
     def jvp(self, vectors: Float[Tensor, "*batch dim"]) -> Any:
         r"""Return $J v$, the change of the outputs, stacked over `vectors`."""
         ...
 
-    def vjp(self, cotangents: Any) -> Float[Tensor, " dim"]:
-        r"""Return $J^\top u$ for one cotangent of the same structure as the outputs."""
+    def vjp(self, cotangents: Any) -> Float[Tensor, "*batch dim"]:
+        r"""Return $J^\top u$ for cotangents, stacked in front or not."""
+        ...
+
+    def sandwich(
+        self, vectors: Float[Tensor, "*batch dim"], middle: Callable[[Any], Any]
+    ) -> Float[Tensor, "*batch dim"]:
+        r"""Return $J^\top M (J v)$ for every row $v$; counted as Hessian products."""
+        ...
+
+    def loss_gradient(self) -> Any:
+        """Return the gradient of these examples' mean loss in the outputs."""
+        ...
+
+    def loss_hvp(self, tangents: Any, *, outputs: Any = None) -> Any:
+        """Return the Hessian of the mean loss in the outputs, here or at others, times tangents."""
         ...
 
     def per_example_gradients(self) -> Float[Tensor, "examples dim"]:
         """Return the gradient of every example's own loss; `weights` average them."""
+        ...
+
+    def per_example_vjp(self, cotangents: Any) -> Float[Tensor, "examples dim"]:
+        r"""Return $J_i^\top u_i$ for every example $i$."""
+        ...
+
+    def per_example_vjp_blocks(self, cotangents: Any) -> Iterator[Float[Tensor, "some dim"]]:
+        """Yield the rows of `per_example_vjp` in blocks that fit the memory."""
         ...
 
 

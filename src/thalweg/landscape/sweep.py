@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from thalweg.landscape.data import (
     Source,
@@ -23,6 +24,7 @@ from thalweg.landscape.data import (
     signature,
     tensors,
 )
+from thalweg.landscape.jacobian import OutputLoss, Tape
 from thalweg.landscape.memory import Budget, Meter, OverLimit
 from thalweg.landscape.network import Network
 from thalweg.landscape.normalisation import collect
@@ -66,13 +68,15 @@ class Sweep:
     share: float = 1.0
     many: str = ""
     keeps: bool | None = None
+    keeps_tapes: bool | None = None
+    adjoint: bool = False
     census: Census = field(default_factory=Census)
     vmaps: dict[str, bool] = field(default_factory=dict)
 
     def minibatch(self, source: Source, examples: int) -> Sweep:
         """Return the same sweep over some of the data; its cost is counted here."""
         part = copy.copy(self)
-        part.source, part.many, part.keeps = source, "", None
+        part.source, part.many, part.keeps, part.keeps_tapes = source, "", None, None
         part.share = self.share * examples / self.census.examples
         weight = None if self.objective.weighted else float(examples)
         part.census = Census(examples, weight, None, self.census.draws)
@@ -82,7 +86,7 @@ class Sweep:
         """Return the same sweep of another copy of the network; its cost is counted here."""
         other = copy.copy(self)
         other.network, other.policy = network, policy
-        other.many, other.keeps, other.vmaps = "", None, {}
+        other.many, other.keeps, other.keeps_tapes, other.vmaps = "", None, None, {}
         return other
 
     def over(self, source: Source) -> Sweep:
@@ -90,7 +94,7 @@ class Sweep:
         other = copy.copy(self)
         other.source, other.share, other.census = source, 1.0, Census()
         other.ledger, other.budget = Ledger(), Budget(self.budget.cap)
-        other.many, other.keeps, other.vmaps = "", None, {}
+        other.many, other.keeps, other.keeps_tapes, other.vmaps = "", None, None, {}
         return other
 
     def exposed(self) -> bool:
@@ -159,15 +163,22 @@ class Sweep:
         """Say whether the gradient's graph over all the data stays under the cap."""
         if self.keeps is None:
             with self.guard():
-                self.keeps = self._graph_fits()
+                self.keeps = self._fits("product")
                 check_symmetric(self)
         return self.keeps
 
-    def _graph_fits(self) -> bool:
+    def tapes_fit(self) -> bool:
+        """Say whether the outputs' graphs over all the data stay under the cap together."""
+        if self.keeps_tapes is None:
+            with self.guard():
+                self.keeps_tapes = self._fits("jacobian")
+        return self.keeps_tapes
+
+    def _fits(self, mode: str) -> bool:
         total = 2 * self.width
         streamed = self.source.kind in ("DataLoader", "Dataset")
         for batch in self.batches():
-            step, used = self.plan("product", batch)
+            step, used = self.plan(mode, batch)
             if step < leading(batch):
                 return False
             total += used
@@ -194,7 +205,7 @@ class Sweep:
             total,
             lambda n: self._probe(mode, cut(batch, 0, n)),
             whole=self.policy == "batch" or mode == "statistics",
-            fixed={"gradient": 1, "product": 3}.get(mode, 0) * self.width,
+            fixed={"gradient": 1, "product": 3, "jacobian": 3}.get(mode, 0) * self.width,
         )
 
     @property
@@ -225,6 +236,8 @@ class Sweep:
             return self.metered(lambda: collect(self.network, chosen, [batch]))
         if mode == "gradient":
             return self.metered(lambda: self.slopes(as_leaves(chosen), batch))
+        if mode == "jacobian":
+            return self.metered(lambda: self._gauss_newton(as_leaves(chosen), batch))
         return self.metered(lambda: self._product(as_leaves(chosen), batch))
 
     def _product(self, leaves: dict[str, Tensor], batch: Any) -> None:
@@ -233,6 +246,18 @@ class Sweep:
         kept = [slope for slope in first if slope.requires_grad]
         if kept:
             differentiate_again(kept, leaves, [torch.ones_like(slope) for slope in kept])
+
+    def tape(self, leaves: dict[str, Tensor], batch: Any) -> Tape:
+        """Run the network on a batch and keep the graph of its outputs."""
+        with self.second_order(), explained(), torch.enable_grad():
+            return Tape(leaves, self.network.call(leaves, batch))
+
+    def _gauss_newton(self, leaves: dict[str, Tensor], batch: Any) -> None:
+        """Do what a product $J^T M J v$ holds at most: graphs, tangents and product."""
+        tape = self.tape(leaves, batch)
+        tangents = tape.jvp([torch.ones_like(leaf) for leaf in leaves.values()])
+        loss = OutputLoss(self.objective, tape.detached(), batch)
+        tape.vjp(tree_leaves(loss.hvp(tape.nest(tangents))))
 
     def score(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -248,6 +249,76 @@ def test_wrong_use_exits_with_2(
     assert message in err
 
 
+def test_the_curvature_at_a_checkpoint_is_printed_and_written(
+    capsys: pytest.CaptureFixture[str], mine: str, workplace: Path
+) -> None:
+    save_file(torch.nn.Linear(3, 2).double().state_dict(), "a.safetensors")
+    arguments = ["curvature", f"{mine}:network", "a.safetensors", "--seed", "3"]
+    code, out, err = call(
+        capsys, *arguments, "--eigenvalues", "2", "--json", "c.json", "--html", "c.html"
+    )
+    assert (code, err) == (0, "")
+    assert f"{mine}:network at a.safetensors, 8 parameters" in out
+    assert "2 eigenvalues and 10 random starts, in at most 60 passes over the data, seed 3" in out
+    assert out.index("at most 60 passes") < out.index("largest eigenvalues")
+    assert f"numbers: {workplace / 'c.json'}" in out
+    assert f"page: {workplace / 'c.html'}" in out
+    written = json.loads((workplace / "c.json").read_text())
+    assert written["thalweg"] == thalweg.__version__
+    assert (written["at"], written["seed"], written["kind"]) == ("at a.safetensors", 3, "hessian")
+    assert len(written["eigenpairs"]["values"]) == 2
+    page = (workplace / "c.html").read_text()
+    assert f"{mine}:network at a.safetensors" in page
+    assert "Spectrum of the Hessian" in page
+    assert 'data-figure="layers"' in page
+    code, out, err = call(capsys, *arguments, "--gauss-newton", "--eigenvalues", "2", "--json", "-")
+    assert code == 0
+    assert "at most 60 passes" in err
+    assert json.loads(out)["kind"] == "gauss-newton"
+
+
+def test_the_curvature_of_a_survey_s_minimum_and_of_a_random_start(
+    capsys: pytest.CaptureFixture[str], mine: str
+) -> None:
+    target = f"{mine}:wells"
+    assert call(capsys, "survey", "run", target, "--minima", "1", "--out", "w.survey")[0] == 0
+    found = "w.survey/arrays/m00.theta.safetensors"
+    code, out, _ = call(capsys, "curvature", target, found, "--json", "-", "--seed", "0")
+    assert code == 0
+    with Survey.read("w.survey") as survey:
+        (minimum,) = survey.record().minima
+    assert minimum.eigenvalues is not None
+    at_minimum = json.loads(out)
+    assert at_minimum["eigenpairs"]["values"] == pytest.approx(minimum.eigenvalues.values, rel=1e-6)
+    code, out, _ = call(capsys, "curvature", target, "--seed", "5")
+    assert code == 0
+    assert f"{target} at a random start (seed 5), 2 parameters" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["MINE:wells", "none.pt"], 1, "error: no checkpoint at none.pt"),
+        (["MINE:wells", "a.safetensors"], 1, "FunctionLandscape cannot read a.safetensors as a"),
+        (["MINE:network", "b.safetensors"], 1, "error: "),
+        (["MINE:wells", "--gauss-newton"], 1, "error: "),
+        (["MINE:wells", "--probes", "3"], 2, "Invalid value for '--probes'"),
+        (["MINE:wells", "--json", "no/folder/c.json"], 1, "no/folder"),
+        (["MINE:wells", "--html", "no/folder/c.html"], 1, "the folder no/folder does not exist"),
+    ],
+)
+def test_what_is_wrong_with_a_request_for_curvature_is_said(
+    capsys: pytest.CaptureFixture[str], mine: str, arguments: list[str], code: int, message: str
+) -> None:
+    save_file({"weight": torch.zeros(2, 2)}, "a.safetensors")
+    save_file({"theta": torch.zeros(3)}, "b.safetensors")
+    given = [argument.replace("MINE", mine) for argument in arguments]
+    status, _, err = call(capsys, "curvature", *given)
+    assert status == code
+    assert message in err
+    assert "Traceback" not in err
+
+
 @pytest.mark.parametrize("command", ["status", "report"])
 def test_no_survey_is_said(capsys: pytest.CaptureFixture[str], command: str) -> None:
     more = ["-o", "x.html"] if command == "report" else []
@@ -280,6 +351,17 @@ def test_ctrl_c_says_what_is_kept_and_exits_with_130(
     monkeypatch.setattr(Survey, "run", stop)
     code, _, err = call(capsys, "survey", "run", f"{mine}:wells", "--out", "w.survey")
     assert (code, err) == (130, "stopped at minimum/seed=0; 0 jobs are kept")
+
+
+def test_ctrl_c_while_the_curvature_is_measured_exits_with_130(
+    capsys: pytest.CaptureFixture[str], mine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("thalweg.curvature.profile.curvature_profile", stop)
+    code, _, err = call(capsys, "curvature", f"{mine}:wells")
+    assert (code, err) == (130, "stopped; nothing is kept")
 
 
 def test_a_real_interrupt_ends_the_process_with_130_and_what_ended_is_kept(

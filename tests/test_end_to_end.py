@@ -7,7 +7,8 @@ import itertools
 import pytest
 import torch
 
-from thalweg import connect, merge_tree, minimise
+from thalweg import FunctionLandscape, Survey, SurveyConfig, connect, merge_tree, minimise
+from thalweg.report import answers
 from thalweg.zoo import Surface, muller_brown, six_hump_camelback
 
 
@@ -72,3 +73,37 @@ def test_a_wrong_saddle_would_be_seen():
     exact = exact_tree(muller_brown())
     assert exact == pytest.approx([-72.24894011, -40.66484351], abs=1e-6)
     assert exact != pytest.approx([-72.24894011, -46.62], rel=1e-6, abs=1e-6)
+
+
+def test_a_survey_tells_a_minimum_from_a_saddle_and_shows_both(tmp_path):
+    """Two wells and the saddle between them, in 40 dimensions of which 30 are flat."""
+    stiff = torch.cat([torch.zeros(30), torch.linspace(1, 3, 9)]).double()
+
+    def wells(x: torch.Tensor) -> torch.Tensor:
+        return (x[0] ** 2 - 1) ** 2 + (stiff * x[1:] ** 2).sum() / 2
+
+    land = FunctionLandscape(wells, dim=40)
+    saddle = torch.zeros(40, dtype=torch.float64)
+    well = saddle.clone()
+    well[0] = 1
+    with Survey.open(tmp_path / "s", land, SurveyConfig(path_gradients=200)) as survey:
+        survey.add(well, name="well")
+        survey.add(saddle, name="pass")
+        assert survey.run(minima=0, progress=False).complete
+        record = survey.record()
+        page = survey.report(tmp_path / "s.html").read_text("utf-8")
+    at_well, at_pass = (minimum.spectrum for minimum in record.minima)
+    assert at_well.certified[0] == 0
+    assert 0.0 in at_well.negative
+    assert at_pass.certified[0] == 1
+    assert 1.0 in at_pass.negative
+    assert -4.0 in at_pass.lowest
+    for spectrum in (at_well, at_pass):
+        assert spectrum.zero.value == pytest.approx(30, abs=6)
+    said = answers(record).index.replace("\N{NO-BREAK SPACE}", " ")
+    assert "pass has 1 " in said
+    assert "of negative curvature below −τ" in said
+    assert "so it is a saddle as far as τ tells, not a minimum" in said
+    assert "well is a minimum up to τ" in said or "well is undecided" in said
+    assert "lie within τ of zero" in said
+    assert 'data-figure="density"' in page

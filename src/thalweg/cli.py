@@ -1,4 +1,4 @@
-"""The command line: ``thalweg demo``, ``thalweg survey ...``.
+"""The command line: ``thalweg demo``, ``thalweg survey ...``, ``thalweg curvature ...``.
 
 Nothing heavy is imported before a command runs, so that ``thalweg --help`` answers at once.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import json
 import math
 import sys
 import traceback
@@ -20,11 +21,11 @@ import typer
 import thalweg
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from torch import Tensor
 
-    from thalweg.estimate import Estimate
+    from thalweg.curvature.profile import CurvatureProfile
     from thalweg.landscape import Landscape
-    from thalweg.survey import Survey, SurveyConfig, SurveyRecord
+    from thalweg.survey import SurveyConfig
 
 __all__ = ["app", "main"]
 
@@ -50,6 +51,22 @@ Target = Annotated[
     ),
 ]
 Folder = Annotated[Path, typer.Argument(help="The survey's folder.", show_default=False)]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="CHECKPOINT",
+        help="A safetensors file, or a torch file of tensors. Without one, the curvature is that "
+        "at a random start.",
+        show_default=False,
+    ),
+]
+JsonFile = Annotated[
+    str | None,
+    typer.Option("--json", metavar="FILE", help="Write all numbers there; - is the output."),
+]
+HtmlFile = Annotated[
+    Path | None, typer.Option("--html", metavar="FILE", help="Write a page of figures there.")
+]
 
 
 class _Refusal(Exception):
@@ -226,6 +243,104 @@ def survey_status(folder: Folder) -> None:
         _say(f"[red]{_plain(failure.job)}[/red] failed on {failure.when}: {_plain(failure.error)}")
 
 
+@app.command()
+def curvature(
+    target: Target,
+    checkpoint: Checkpoint = None,
+    eigenvalues: Annotated[int, typer.Option(min=1, help="How many of the largest.")] = 10,
+    probes: Annotated[int, typer.Option(min=4, help="How many random starts.")] = 10,
+    passes: Annotated[
+        int, typer.Option(min=20, help="The most passes over the data to spend.")
+    ] = 60,
+    gauss_newton: Annotated[
+        bool, typer.Option("--gauss-newton", help="The Gauss-Newton matrix, not the Hessian.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of all that is random.")] = None,
+    json_file: JsonFile = None,
+    html_file: HtmlFile = None,
+) -> None:
+    """Measure eigenvalues, trace, spectral density and layers at one point."""
+    from thalweg.landscape.seeding import make_generator
+
+    land, _ = _load(target)
+    number = make_generator(seed)[1]
+    theta, place = _point(land, checkpoint, number)
+    name, quiet, count = f"{target} {place}", json_file == "-", min(eigenvalues, land.dim)
+    _say(f"[bold]{_plain(name)}[/bold], {land.dim:,} parameters", error=quiet)
+    _say(
+        f"{count} eigenvalues and {probes} random starts, in at most {passes} passes over the "
+        f"data, seed {number}",
+        error=quiet,
+    )
+    kind = "gauss-newton" if gauss_newton else "hessian"
+    profile = _measure(
+        land, theta, kind=kind, eigenvalues=count, probes=probes, passes=passes, seed=number
+    )
+    if json_file is not None:
+        _write_json({"target": target, "at": place, **profile.to_json()}, json_file)
+    if not quiet:
+        _say(profile)
+    if html_file is not None:
+        from thalweg.report.profile import write_profile
+
+        written = write_profile(profile, html_file, name).resolve()
+        _say(f"page: [bold]{_plain(written)}[/bold]", error=quiet)
+
+
+def _measure(land: Landscape, theta: Tensor, **options: Any) -> CurvatureProfile:
+    """Return the curvature profile, behind a bar."""
+    from thalweg.curvature.profile import curvature_profile
+    from thalweg.survey.progress import Progress
+
+    with Progress(True) as shown:
+        shown.begin("curvature", 0, ["curvature"])
+        try:
+            return curvature_profile(land, theta, progress=shown.within, **options)
+        except KeyboardInterrupt:
+            _say("\n[yellow]stopped; nothing is kept[/yellow]", error=True)
+            raise typer.Exit(130) from None
+
+
+def _point(land: Landscape, checkpoint: Path | None, seed: int) -> tuple[Tensor, str]:
+    """Return the vector that the command line asks for, and where it is from, in words."""
+    from thalweg.landscape.checkpoint import read_checkpoint
+    from thalweg.landscape.seeding import make_generator
+    from thalweg.survey.plan import job_seed
+
+    if checkpoint is None:
+        generator, _ = make_generator(job_seed(seed, "start"))
+        return land.start(generator), f"at a random start (seed {seed})"
+    state = read_checkpoint(checkpoint)
+    if set(state) == {"theta"} and state["theta"].shape == (land.dim,):
+        theta = state["theta"].to(land.device)
+    elif callable(reader := getattr(land, "vector", None)):
+        theta = reader(state)
+    else:
+        raise _Refusal(
+            f"a {type(land).__name__} cannot read {checkpoint} as a point",
+            f"store one tensor named theta, of shape ({land.dim},), in it",
+        )
+    return theta, f"at {checkpoint}"
+
+
+def _write_json(value: dict[str, Any], where: str) -> None:
+    """Write strict JSON, in which a number that is not finite is a word."""
+
+    def strict(item: Any) -> Any:
+        if isinstance(item, float) and not math.isfinite(item):
+            return repr(item)
+        if isinstance(item, dict):
+            return {key: strict(inner) for key, inner in item.items()}
+        return [strict(inner) for inner in item] if isinstance(item, list | tuple) else item
+
+    text = json.dumps({"thalweg": thalweg.__version__, **strict(value)}, allow_nan=False)
+    if where == "-":
+        typer.echo(text)
+    else:
+        Path(where).write_text(text + "\n", encoding="utf-8")
+        _say(f"numbers: [bold]{_plain(Path(where).resolve())}[/bold]")
+
+
 def _do(
     folder: Path,
     land: Landscape,
@@ -238,18 +353,19 @@ def _do(
     label: str | None = None,
 ) -> None:
     """Run a survey with its plan before it and its summary after it."""
+    from thalweg.report.terminal import findings, plan, summary
     from thalweg.survey import Interrupted, Survey
 
     with Survey.open(folder, land, config, held_out=held_out, label=label) as survey:
-        _say(_plan(survey, minima))
+        _say(plan(survey, minima))
         try:
             status = survey.run(minima=minima, retry=retry)
         except Interrupted as stop:
             _say(f"\n[yellow]{_plain(stop)}[/yellow]", error=True)
             raise typer.Exit(130) from None
         record = survey.record()
-        _say(_summary(record))
-        for line in _findings(record):
+        _say(summary(record))
+        for line in findings(record):
             _say(line)
         if report is not None:
             _say(f"report: [bold]{_plain(survey.report(report).resolve())}[/bold]")
@@ -280,7 +396,7 @@ def _configuration(
         with Survey.read(folder) as survey:
             config = survey.config
     changes = {"seed": seed, "minima": minima}
-    given = {name: value for name, value in changes.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
     return dataclasses.replace(config, **given)
 
 
@@ -362,82 +478,3 @@ def _where(error: Exception) -> str:
         if not frame.filename.startswith("<frozen")
     ]
     return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else "unknown place"
-
-
-def _plan(survey: Survey, minima: int | None) -> Table | str:
-    """Return what is to be done and what it may cost at most."""
-    from rich.table import Table
-
-    from thalweg.survey.progress import in_words
-
-    status, config = survey.outlook(minima), survey.config
-    if not any(status.todo.values()):
-        return f"[bold]{_plain(survey.folder)}[/bold]: nothing is left to do"
-    table = Table(title=f"{_plain(survey.folder)}: the plan", title_justify="left")
-    for column in ("job", "done", "to do", "each takes at most"):
-        table.add_column(column, justify="left" if column[0] in "je" else "right")
-    trained = f"{config.epochs} epochs and " if config.epochs else ""
-    costs = {
-        "minimum": ("find a minimum", f"{trained}{config.max_gradients} gradients"),
-        "characterise": (
-            "measure it",
-            f"{config.eigenvalues} eigenpairs, {config.trace_samples} HVPs for the trace",
-        ),
-        "connect": ("connect two", f"{config.path_gradients} gradients and HVPs for the search"),
-    }
-    for kind, (words, cost) in costs.items():
-        table.add_row(words, str(status.done.get(kind, 0)), str(status.todo.get(kind, 0)), cost)
-    if status.seconds_left is not None:
-        table.caption = in_words(status.seconds_left)
-    return table
-
-
-def _summary(record: SurveyRecord) -> Table:
-    """Return one row per minimum; a metric on held-out data stands for that on the data."""
-    from rich import box
-    from rich.table import Table
-
-    held = list(dict.fromkeys(name for m in record.minima for name in m.held_out))
-    every = dict.fromkeys(name for m in record.minima for name in m.metrics)
-    metrics = [name for name in every if name not in held]
-    title = f"{_plain(record.name)}: {len(record.minima)} minima"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("minimum")
-    outside = [f"held-out\n{name}" for name in held]
-    for name in ["loss", *metrics, *outside, "largest\neigenvalue", "trace"]:
-        table.add_column(name, justify="right")
-    for minimum in record.minima:
-        eigen = minimum.eigenvalues
-        table.add_row(
-            minimum.id,
-            _short(minimum.sampling) if minimum.sampling else f"{minimum.loss:.5g}",
-            *(_short(minimum.metrics.get(name)) for name in metrics),
-            *(_short(minimum.held_out.get(name)) for name in held),
-            f"{eigen.values[0]:.4g}" if eigen and eigen.values else "",
-            _short(minimum.trace),
-        )
-    return table
-
-
-def _short(estimate: Estimate | None) -> str:
-    """Return an estimate without its level and cost: the report has those."""
-    if estimate is None:
-        return ""
-    return _plain(str(estimate).partition(" (")[0].replace(" in [", " ["))
-
-
-def _findings(record: SurveyRecord) -> list[str]:
-    """Return a few lines on the paths and on what the survey took."""
-    lines = []
-    if record.paths:
-        rises = [path.barrier.upper for path in record.paths]
-        count = "1 path" if len(rises) == 1 else f"{len(rises)} paths"
-        lines.append(
-            f"{count}; the highest barrier is at most {max(rises):.4g}, "
-            f"the lowest at most {min(rises):.4g} above the higher end"
-            + (" (NaN: a loss along a path is not finite)" if any(map(math.isnan, rises)) else "")
-        )
-    lines.append(f"[dim]intervals at 95 %; {record.cost}; {record.seconds:.0f} s of work[/dim]")
-    if not record.complete:
-        lines.append("[yellow]the survey is not complete[/yellow]")
-    return lines

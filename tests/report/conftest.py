@@ -10,10 +10,13 @@ import pytest
 
 from thalweg.estimate import Bound, Cost, Estimate
 from thalweg.survey.records import (
+    DensityRecord,
     EigenRecord,
     FailureRecord,
+    LayerRecord,
     MinimumRecord,
     PathRecord,
+    SpectrumRecord,
     SurveyRecord,
 )
 from thalweg.topology import merge_tree
@@ -48,6 +51,72 @@ def minimum(id="m0", loss=0.1, *, noise=0.01, trace=(50.0, 1.0), top=(10.0, 0.1)
     traced = None if trace is None else estimate(*trace)
     values |= {"sampling": sampling, "eigenvalues": eigenvalues, "trace": traced}
     return MinimumRecord(id=id, loss=loss, **{**values, **rest})
+
+
+def eigenvalues(values, half=0.01):
+    """Eigenvalues with equal intervals, the last one not converged."""
+    return EigenRecord(
+        tuple(values),
+        (half,) * len(values),
+        tuple(v - half for v in values),
+        tuple(v + half for v in values),
+        tuple(k + 1 < len(values) for k in range(len(values))),
+    )
+
+
+def density(bulk=0.2, outliers=(9.0, 7.5, 7.4), wide=0.15, **rest):
+    """Two bumps at zero with a band of a fifth, and some eigenvalues apart."""
+    grid = [-1.5 + 12 * k / 400 for k in range(401)]
+    values = [
+        0.8 * math.exp(-((x / wide) ** 2) / 2) / wide / 2.5066
+        + 0.2 * math.exp(-(((x - 2 * bulk) / (wide + bulk)) ** 2) / 2) / (wide + bulk) / 2.5066
+        for x in grid
+    ]
+    fields = {
+        "grid": tuple(grid),
+        "values": tuple(values),
+        "lower": tuple(0.8 * y for y in values),
+        "upper": tuple(1.2 * y for y in values),
+        "level": 0.95,
+        "broadening": wide,
+        "outliers": eigenvalues(outliers),
+    }
+    return DensityRecord(**{**fields, **rest})
+
+
+def counted(lower, upper):
+    middle = (lower + upper) / 2
+    return Estimate(middle, (upper - lower) / 4, (float(lower), float(upper)), 8)
+
+
+def spectrum(negative=(0, 0), zero=(900, 1400), **rest):
+    fields = {
+        "density": density(),
+        "lowest": Bound(-0.0043, -0.0041, "estimated", "certified"),
+        "tau": 0.005,
+        "negative": counted(*negative),
+        "zero": counted(*zero),
+        "positive": counted(1010, 1510),
+        "certified": (0, 12),
+        "shift": 0.01,
+        "log_determinant": estimate(-8203.0, 31.0),
+        "effective_dimension": estimate(412.0, 9.0),
+        "frobenius_norm": estimate(23.7, 0.6),
+    }
+    return SpectrumRecord(**{**fields, **rest})
+
+
+def layers(scale=1.0):
+    sizes = {"0": 1950, "2": 310, "head": 150}
+    return tuple(
+        LayerRecord(
+            name,
+            size,
+            estimate(scale * (20.0 + 11 * k), 1.5),
+            Bound(scale * (1.5 + 3 * k), scale * (1.7 + 3 * k), "certified", "estimated"),
+        )
+        for k, (name, size) in enumerate(sizes.items())
+    )
 
 
 def path(
@@ -136,6 +205,12 @@ def realistic():
                 gradient_norm=10 ** rng.uniform(-6, -4),
                 norm=14 + rng.random(),
                 converged=k != 4,
+                spectrum=spectrum(
+                    [(0, 0), (0, 0), (2, 7), (0, 0), (0, 12), (0, 0)][k],
+                    density=density(0.1 + 0.1 * rng.random(), values[:5]),
+                    tau=0.004 + 0.002 * rng.random(),
+                ),
+                layers=layers(0.7 + 0.6 * rng.random()),
                 seconds=5 + 3 * rng.random(),
                 metrics={"accuracy": estimate(0.991 - 0.004 * rng.random(), 0.004)},
                 held_out={
@@ -196,5 +271,10 @@ def make():
         survey=survey,
         failure=failure,
         estimate=estimate,
+        eigenvalues=eigenvalues,
+        density=density,
+        spectrum=spectrum,
+        layers=layers,
+        counted=counted,
         realistic=realistic,
     )

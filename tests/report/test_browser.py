@@ -14,10 +14,18 @@ PROBE = """<script>
     const box = document.documentElement;
     box.dataset.overflow = box.scrollWidth - box.clientWidth;
     box.dataset.width = box.clientWidth;
-    const header = document.querySelectorAll("table.sortable")[1].tHead.rows[0].cells[1];
+    const heads = [...document.querySelectorAll("table.sortable")].map((t) => t.tHead.rows[0]);
+    const header = heads.find((row) => row.textContent.startsWith("minimum")).cells[1];
     header.firstElementChild.click();
     const body = header.closest("table").tBodies[0];
     box.dataset.order = [...body.rows].map((row) => row.cells[1].dataset.value).join(" ");
+    const plot = document.querySelector("[data-figure=density]");
+    const seen = () => plot.querySelectorAll(".trace.scatter").length;
+    box.dataset.all = seen();
+    const menu = document.querySelector("select[data-for=density]");
+    menu.value = "3";
+    menu.dispatchEvent(new Event("change"));
+    box.dataset.one = seen();
     box.dataset.ink = getComputedStyle(document.querySelector(".xtick text")).fill;
   };
   setTimeout(done, 1500);
@@ -69,6 +77,8 @@ def test_the_page_draws_and_fits(browse, make, width, scheme):
     assert int(re.search(r'data-width="(\d+)"', document)[1]) <= max(width, 500)
     order = re.search(r'data-order="([^"]*)"', document)[1].split()
     assert list(map(float, order)) == sorted(m.loss for m in record.minima)
+    assert int(re.search(r'data-all="(\d+)"', document)[1]) == 12  # a line and its atoms each
+    assert int(re.search(r'data-one="(\d+)"', document)[1]) == 3  # and its band
     ink = tuple(map(int, re.search(r'data-ink="rgb\((.*?)\)"', document)[1].split(",")))
     assert min(ink) > 150 if scheme == 0 else max(ink) < 100
 

@@ -104,7 +104,10 @@ def test_text_from_the_record_is_never_markup(make):
 
 def test_every_figure_is_valid_plotly(make):
     drawn = figures(render(make.realistic()))
-    assert set(drawn) == {"tree", "spectra", "curvature", *(f"path-{k}" for k in range(7))}
+    assert set(drawn) == {
+        *("tree", "spectra", "curvature", "density", "layers"),
+        *(f"path-{k}" for k in range(7)),
+    }
     for spec in drawn.values():
         text = re.sub(r'"@(ink|muted|grid|paper|accent)"', '"#123456"', json.dumps(spec))
         figure = go.Figure(json.loads(text))  # validates every property

@@ -192,4 +192,4 @@ def test_long_ids_are_shortened_only_while_unique(make):
 def test_str_has_every_paragraph(make):
     record = make.realistic()
     text = str(answers(record))
-    assert text.count("\n\n") == 2 + len(answers(record).caveats)
+    assert text.count("\n\n") == 3 + len(answers(record).caveats)

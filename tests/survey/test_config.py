@@ -25,6 +25,9 @@ def test_what_is_left_out_has_its_default() -> None:
         ("threads", 0, "threads must be at least 1, got 0"),
         ("all_pairs", 1, "all_pairs must be at least 2, got 1"),
         ("trace_samples", 4, "trace_samples must be 0 or at least 32, got 4"),
+        ("curvature_probes", -1, "curvature_probes must be at least 0, got -1"),
+        ("curvature_passes", 19, "curvature_passes must be at least 20, got 19"),
+        ("curvature_probes", 3, "curvature_probes must be 0 or at least 4, got 3"),
         ("lr", 0.0, "lr must be positive and finite, got 0.0"),
         ("tolerance", float("nan"), "tolerance must be positive and finite, got nan"),
         ("seed", 2**63, "seed must lie in"),
@@ -35,10 +38,21 @@ def test_values_out_of_range_are_refused(option: str, value: object, message: st
         SurveyConfig.from_json({option: value})
 
 
-@pytest.mark.parametrize(("option", "value"), [("minima", 2.0), ("epochs", True), ("lr", "1e-3")])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("minima", 2.0), ("epochs", True), ("lr", "1e-3"), ("layers", 1), ("curvature_probes", False)],
+)
 def test_values_of_the_wrong_type_are_refused(option: str, value: object) -> None:
     with pytest.raises(TypeError, match=f"{option} must be .* not {value!r}"):
         SurveyConfig.from_json({option: value})
+
+
+def test_a_configuration_of_an_older_version_has_the_new_options_defaults() -> None:
+    old = SurveyConfig(seed=3).to_json()
+    for option in ("curvature_probes", "curvature_passes", "layers"):
+        del old[option]
+    assert SurveyConfig.from_json(old) == SurveyConfig(seed=3)
+    assert SurveyConfig.from_json({"layers": False}).layers is False
 
 
 def test_an_unknown_option_is_refused_with_the_nearest_known_one() -> None:

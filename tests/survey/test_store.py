@@ -14,7 +14,14 @@ import pytest
 import torch
 
 from thalweg.estimate import Bound, Cost, Estimate
-from thalweg.survey import EigenRecord, SurveyError, arrays
+from thalweg.survey import (
+    DensityRecord,
+    EigenRecord,
+    LayerRecord,
+    SpectrumRecord,
+    SurveyError,
+    arrays,
+)
 from thalweg.survey.lock import WriterLock
 from thalweg.survey.outcomes import Connected, Found, Measured
 from thalweg.survey.store import AttemptInfo, HeaderInfo, Store
@@ -47,7 +54,25 @@ def measured() -> Measured:
     return Measured(
         id="m00", sampling=None, metrics={"accuracy": estimate}, held_out={"loss": estimate},
         eigenvalues=EigenRecord((2.0, math.nan), (0.0, 0.1), (2.0, 0.5), (2.0, 1.5), (True, False)),
-        trace=estimate, vectors=torch.eye(3)[:, :2], cost=Cost(hvps=9),
+        trace=estimate, vectors=torch.eye(3)[:, :2], cost=Cost(hvps=9), spectrum=spectrum(),
+        layers=(
+            LayerRecord("fc [1]", 2, estimate, Bound(1.0, math.inf, "certified", "estimated")),
+            LayerRecord("head", 1, Estimate(1.0, 0.0, (1.0, 1.0), 1), Bound.exactly(1.0)),
+        ),
+    )  # fmt: skip
+
+
+def spectrum() -> SpectrumRecord:
+    number = Estimate(1 / 3, math.nan, (-math.inf, 0.5), 8, Cost(hvps=3), method="SLQ", seed=5)
+    few = EigenRecord((2.0,), (0.1,), (1.9,), (2.1,), (True,))
+    density = DensityRecord(
+        grid=(-1.0, 0.0, 1 / 3), values=(0.0, math.nan, 1e-300), lower=(0.0, 0.0, 0.0),
+        upper=(0.5, math.inf, 1.0), level=0.9, broadening=1e-3, outliers=few,
+    )  # fmt: skip
+    return SpectrumRecord(
+        density=density, lowest=Bound(-1.0, -0.5, "estimated", "certified"), tau=1e-6,
+        negative=number, zero=number, positive=number, certified=(1, 2),
+        shift=1e-4, log_determinant=number, effective_dimension=number, frobenius_norm=number,
     )  # fmt: skip
 
 
@@ -82,7 +107,11 @@ def test_everything_survives_closing_and_opening(tmp_path: Path) -> None:
     assert repr(first.held_out) == repr(measured().held_out)
     assert repr(first.eigenvalues) == repr(measured().eigenvalues)
     assert repr(first.trace) == repr(measured().trace)
+    assert repr(first.spectrum) == repr(spectrum())
+    assert repr(first.layers) == repr(measured().layers)
     assert second.eigenvalues is None
+    assert second.spectrum is None
+    assert second.layers == ()
     assert second.trace is None
     assert second.metrics == {}
     (path,) = store.paths()

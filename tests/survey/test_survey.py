@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import random
 import signal
@@ -59,6 +60,15 @@ def test_what_is_found_is_what_is_there(tmp_path: Path) -> None:
                 assert low - 1e-12 <= value <= high + 1e-12
             assert minimum.trace.value == pytest.approx(sum(exact), rel=1e-9)
             assert survey.eigenvectors(minimum.id).shape == (2, 2)
+            spectrum = minimum.spectrum
+            assert spectrum is not None
+            assert 0.0 in spectrum.negative
+            assert 2.0 in spectrum.positive
+            assert spectrum.certified == (0, 2)
+            assert min(exact) in spectrum.lowest
+            assert math.hypot(*exact) in spectrum.frobenius_norm
+            assert sum(math.log(x + spectrum.shift) for x in exact) in spectrum.log_determinant
+            assert minimum.layers == ()  # a function has none
         for path in record.paths:
             points = survey.points(path.a, path.b)
             assert torch.equal(points[0], survey.theta(path.a))

@@ -16,6 +16,7 @@ from thalweg.curvature.counts import Inertia
 from thalweg.curvature.density import SpectralDensity, draw_density
 from thalweg.curvature.eigenpairs import Eigenpairs, eigenpairs
 from thalweg.curvature.gauss_newton import GaussNewton
+from thalweg.curvature.lanczos import Tridiagonal
 from thalweg.curvature.layers import (
     Groups,
     LayerCurvature,
@@ -26,7 +27,7 @@ from thalweg.curvature.layers import (
     measured_groups,
     missed,
 )
-from thalweg.curvature.measure import measure
+from thalweg.curvature.measure import chains_beside, measure, measure_exactly
 from thalweg.curvature.operator import Hessian, LinearOperator
 from thalweg.curvature.quadrature import Spectrum
 from thalweg.estimate import Bound, BoundKind, Cost, Estimate
@@ -44,6 +45,7 @@ _WHOLE = "\0whole"
 _SHARE = 0.4
 _TOLERANCE = 1e-4
 _SHIFT = 1e-3
+_DENSE_LIMIT = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,16 +225,14 @@ def curvature_profile(
     operator: Hessian | GaussNewton
     operator = Hessian(land, theta) if kind == "hessian" else _gauss_newton(land, theta)
     with operator:
-        watched = _Watched(operator, report, passes)
+        watched = _Watched(operator, report, passes - (land.cost - before).passes)
         report(0.02, "largest eigenvalues")
         pairs = _leading(watched, eigenvalues, probes, passes, cap, generator)
         report(watched.done, "trace")
         traces = _traces(watched, groups, pairs, level, generator)
         report(watched.done, "density")
-        left = max(1, passes - math.ceil((land.cost - before).passes))
-        beside = group_starts(watched, groups, generator) if groups else None
         room = max(1, cap - pairs.vectors.numel() * pairs.vectors.itemsize)
-        spectrum, _, chains = measure(watched, probes, left, pairs, level, room, generator, beside)
+        spectrum, chains = _spectrum(watched, groups, pairs, probes, room, level, generator)
     cost = land.cost - before
     density = draw_density(spectrum, pairs, steps=max([1, *(c.steps for c in spectrum.chains)]))
     pairs = _vouched(pairs, spectrum)
@@ -267,11 +267,12 @@ def curvature_profile(
 class _Watched(LinearOperator):
     """An operator that reports how far its products have come in a number of passes."""
 
-    def __init__(self, operator: LinearOperator, report: Progress, passes: int) -> None:
+    def __init__(self, operator: LinearOperator, report: Progress, passes: float) -> None:
         self.operator, self.dim = operator, operator.dim
         self.dtype, self.device = operator.dtype, operator.device
         self.definite = operator.definite
         self._report, self._passes, self.stage = report, passes, "largest eigenvalues"
+        self._begun = operator.cost
 
     @property
     def cost(self) -> Cost:
@@ -281,7 +282,12 @@ class _Watched(LinearOperator):
     @property
     def done(self) -> float:
         """The fraction of the passes that is spent."""
-        return min(0.99, self.cost.passes / self._passes)
+        return min(0.99, (self.cost - self._begun).passes / self._passes)
+
+    @property
+    def left(self) -> int:
+        """How many passes are left to spend, at least one."""
+        return max(1, math.floor(self._passes - (self.cost - self._begun).passes))
 
     def _product(self, vectors: Tensor) -> Tensor:
         products = self.operator.matmat(vectors)
@@ -388,6 +394,28 @@ def _traces(
         )
     operator.stage = "density"
     return found
+
+
+def _spectrum(
+    operator: _Watched,
+    groups: Groups,
+    pairs: Eigenpairs,
+    probes: int,
+    memory: int,
+    level: float,
+    generator: torch.Generator,
+) -> tuple[Spectrum, tuple[Tridiagonal, ...]]:
+    """Measure the spectrum with the passes that are left, and one chain for every group."""
+    beside = group_starts(operator, groups, generator) if groups else None
+    if operator.dim > min(probes * operator.left, _DENSE_LIMIT):
+        spectrum, _, chains = measure(
+            operator, probes, operator.left, pairs, level, memory, generator, beside
+        )
+        return spectrum, chains
+    spectrum = measure_exactly(operator, level, generator)
+    if beside is None:
+        return spectrum, ()
+    return spectrum, chains_beside(operator, beside, operator.left, memory)
 
 
 def _vouched(pairs: Eigenpairs, spectrum: Spectrum) -> Eigenpairs:

@@ -10,6 +10,7 @@ from thalweg.estimate import Bound, Cost, Estimate
 from thalweg.survey.records import MinimumRecord, SurveyRecord
 
 __all__ = [
+    "BELOW",
     "NONE",
     "bracket",
     "count",
@@ -21,6 +22,9 @@ __all__ = [
     "span",
     "top_eigenvalue",
 ]
+
+BELOW = "below\N{NO-BREAK SPACE}\N{MINUS SIGN}τ"
+"""Where an eigenvalue counts as negative."""
 
 NONE = "\N{EN DASH}"
 """What stands for a value that was not measured."""

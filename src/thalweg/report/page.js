@@ -13,9 +13,21 @@ function coloured(value, key) {
   return value;
 }
 
+// A figure with a menu says in its layout's meta what each choice changes.
+function chosen(key) {
+  const spec = figures[key];
+  const menu = [...document.querySelectorAll("select[data-for]")].find((m) => m.dataset.for === key);
+  if (!menu) return spec;
+  const choice = spec.layout.meta[menu.value];
+  return {
+    data: spec.data.map((trace, k) => ({ ...trace, ...choice.data[k] })),
+    layout: { ...spec.layout, shapes: choice.shapes },
+  };
+}
+
 function draw() {
   for (const box of document.querySelectorAll("[data-figure]")) {
-    const spec = coloured(figures[box.dataset.figure], "");
+    const spec = coloured(chosen(box.dataset.figure), "");
     Plotly.react(box, spec.data, spec.layout, {
       responsive: true, displaylogo: false, 
       displayModeBar: matchMedia("(hover: hover)").matches ? "hover" : false,
@@ -46,6 +58,9 @@ for (const table of document.querySelectorAll("table.sortable")) {
   [...table.tHead.rows[0].cells].forEach((header, column) => {
     header.firstElementChild.addEventListener("click", () => sort(table, column, header));
   });
+}
+for (const menu of document.querySelectorAll("select[data-for]")) {
+  menu.addEventListener("change", draw);
 }
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 draw();

@@ -8,18 +8,32 @@ import html
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from thalweg.report import figures, tables
+from thalweg.report import curvature, figures, tables
+from thalweg.report.density import Curve, density
+from thalweg.report.frame import Figure
 from thalweg.report.names import count, labels, pair
 from thalweg.report.words import answers
-from thalweg.survey.records import PathRecord, SurveyRecord
+from thalweg.survey.records import LayerRecord, PathRecord, SpectrumRecord, SurveyRecord
 
-__all__ = ["render", "write"]
+__all__ = [
+    "document",
+    "figure",
+    "header",
+    "layers",
+    "render",
+    "save",
+    "section",
+    "spectra",
+    "write",
+]
 
 _MOST_DRAWN = 24
+_MOST_ROWS = 40
 _KEY = (
     '<ul class="key"><li class="line">straight line</li><li class="path">path found</li>'
     '<li class="band">bracket on the height of the path</li>'
@@ -50,7 +64,7 @@ def render(record: SurveyRecord) -> str:
         >>> "No minimum has been found" in page
         True
     """
-    specs: dict[str, figures.Figure] = {}
+    specs: dict[str, Figure] = {}
     body = "\n".join(
         [
             _head(record),
@@ -58,17 +72,30 @@ def render(record: SurveyRecord) -> str:
             _tree(record, specs),
             _paths(record, specs),
             _curvature(record, specs),
+            _spectra(record, specs),
+            _layers(record, specs),
             _minima(record),
             _failures(record),
             _account(record),
         ]
     )
+    return document(f"{record.name} · Thalweg survey", body, specs)
+
+
+def document(title: str, body: str, specs: dict[str, Figure]) -> str:
+    """Return a self-contained page.
+
+    Args:
+        title: Its title, as text.
+        body: What stands in it, as HTML.
+        specs: Its figures, by the keys that the body refers to.
+    """
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{html.escape(record.name)} · Thalweg survey</title>\n"
+        f"<title>{html.escape(title)}</title>\n"
         f"<style>\n{_asset('style.css')}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
         f'<script type="application/json" id="figures">{_embedded(specs)}</script>\n'
         f"<script>{_plotly()}</script>\n<script>\n{_asset('page.js')}</script>\n"
@@ -89,8 +116,24 @@ def write(record: SurveyRecord, path: str | os.PathLike[str]) -> Path:
     Raises:
         OSError: If it cannot be written; the message says why, and the kind is kept.
     """
+    return save(render(record), path)
+
+
+def save(text: str, path: str | os.PathLike[str]) -> Path:
+    """Write a page to a file, which is replaced whole or left as it was.
+
+    Args:
+        text: The page.
+        path: The file; its folder must exist.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        OSError: If it cannot be written; the message says why, and the kind is kept.
+    """
     target = Path(path)
-    page = render(record).encode("utf-8")
+    page = text.encode("utf-8")
     temporary: str | None = None
     try:
         handle, temporary = tempfile.mkstemp(
@@ -146,24 +189,38 @@ def _embedded(specs: dict[str, Any]) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _figure(
+def figure(
     key: str,
-    spec: figures.Figure | None,
-    specs: dict[str, figures.Figure],
+    spec: Figure | None,
+    specs: dict[str, Figure],
     caption: str,
     kind: str = "tall",
 ) -> str:
+    """Return a figure's place on the page, and put its specification among `specs`."""
     if spec is None:
         return ""
     specs[key] = spec
+    name = html.escape(key)
     return (
-        f'<figure><div class="plot {kind}" data-figure="{html.escape(key)}" role="img" '
+        f'<figure>{_choice(key, spec)}<div class="plot {kind}" data-figure="{name}" role="img" '
         f'aria-label="{html.escape(caption)}"></div>'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
     )
 
 
-def _section(title: str, *parts: str) -> str:
+def _choice(key: str, spec: Figure) -> str:
+    """Return the menu of what a figure can show, where its layout offers a choice."""
+    options = [html.escape(choice["name"]) for choice in spec["layout"].get("meta", ())]
+    if not options:
+        return ""
+    items = "".join(f'<option value="{k}">{name}</option>' for k, name in enumerate(options))
+    return (
+        f'<label class="choice">show <select data-for="{html.escape(key)}">{items}</select></label>'
+    )
+
+
+def section(title: str, *parts: str) -> str:
+    """Return a section of the page; empty parts are left out."""
     inside = "\n".join(filter(None, parts))
     return f"<section>\n<h2>{html.escape(title)}</h2>\n{inside}\n</section>"
 
@@ -177,9 +234,14 @@ def _head(record: SurveyRecord) -> str:
         tables.duration(record.seconds),
         *([record.created] if record.created else []),
     ]
+    return header(record.name, facts)
+
+
+def header(title: str, facts: Sequence[str]) -> str:
+    """Return the head of a page: its title, and some facts below it."""
     items = "".join(f"<li>{html.escape(fact)}</li>" for fact in facts)
     return (
-        f"<header>\n<h1>{html.escape(record.name)}</h1>\n"
+        f"<header>\n<h1>{html.escape(title)}</h1>\n"
         f'<ul class="facts">{items}</ul>\n'
         "<noscript><p>The figures need JavaScript; the tables hold all numbers.</p></noscript>\n"
         "</header>"
@@ -192,6 +254,7 @@ def _answers(record: SurveyRecord) -> str:
         ("One basin or several?", said.basins),
         ("How high are the passes?", said.passes),
         ("Which minimum is the flattest?", said.flattest),
+        ("Are they minima?", said.index),
     )
     parts = [
         f"<div><h3>{question}</h3><p>{html.escape(answer)}</p></div>"
@@ -203,7 +266,7 @@ def _answers(record: SurveyRecord) -> str:
     return f'<section class="answers">\n{"".join(parts)}\n{warned}\n</section>'
 
 
-def _tree(record: SurveyRecord, specs: dict[str, figures.Figure]) -> str:
+def _tree(record: SurveyRecord, specs: dict[str, Figure]) -> str:
     drawn = figures.disconnectivity(record)
     if drawn is None or record.tree is None:
         return ""
@@ -213,15 +276,15 @@ def _tree(record: SurveyRecord, specs: dict[str, figures.Figure]) -> str:
         "minimum, the bracket on the height at a pass."
     )
     text = html.escape(str(record.tree))
-    return _section(
+    return section(
         "Disconnectivity graph",
-        _figure("tree", drawn, specs, caption),
+        figure("tree", drawn, specs, caption),
         f'<details><summary>The same tree as text</summary><pre class="scroll" tabindex="0">'
         f"{text}</pre></details>",
     )
 
 
-def _paths(record: SurveyRecord, specs: dict[str, figures.Figure]) -> str:
+def _paths(record: SurveyRecord, specs: dict[str, Figure]) -> str:
     if not record.paths:
         return ""
     names = labels(record)
@@ -230,7 +293,7 @@ def _paths(record: SurveyRecord, specs: dict[str, figures.Figure]) -> str:
         title = pair(names, found.a, found.b)
         caption = f"{title}. Largest loss {found.maximum}."
         spec = figures.path(record, found)
-        cards.append(_figure(f"path-{k}", spec, specs, caption, "small"))
+        cards.append(figure(f"path-{k}", spec, specs, caption, "small"))
     left = len(record.paths) - len(cards)
     note = (
         f"<p>Drawn are the {len(cards)} paths that carry a merge or are lowest; the table has the "
@@ -238,7 +301,7 @@ def _paths(record: SurveyRecord, specs: dict[str, figures.Figure]) -> str:
         if left
         else ""
     )
-    return _section(
+    return section(
         "Loss along the paths",
         _KEY,
         f'<div class="grid">{"".join(cards)}</div>',
@@ -257,14 +320,14 @@ def _drawn(record: SurveyRecord) -> list[PathRecord]:
     return ranked[:_MOST_DRAWN]
 
 
-def _curvature(record: SurveyRecord, specs: dict[str, figures.Figure]) -> str:
-    spectrum, dots = figures.spectra(record), figures.curvature(record)
-    if spectrum is None and dots is None:
+def _curvature(record: SurveyRecord, specs: dict[str, Figure]) -> str:
+    spectrum, marks = curvature.spectra(record), curvature.curvature(record)
+    if spectrum is None and marks is None:
         return ""
-    return _section(
+    return section(
         "Curvature at the minima",
         '<div class="pair">',
-        _figure(
+        figure(
             "spectra",
             spectrum,
             specs,
@@ -272,9 +335,9 @@ def _curvature(record: SurveyRecord, specs: dict[str, figures.Figure]) -> str:
             "are not converged.",
             "medium",
         ),
-        _figure(
+        figure(
             "curvature",
-            dots,
+            marks,
             specs,
             "Trace of the Hessian with its 95 % interval, and its largest eigenvalue with its "
             "interval: the smaller, the flatter.",
@@ -284,12 +347,82 @@ def _curvature(record: SurveyRecord, specs: dict[str, figures.Figure]) -> str:
     )
 
 
+def _spectra(record: SurveyRecord, specs: dict[str, Figure]) -> str:
+    names = labels(record)
+    known = [(names[m.id], m.spectrum) for m in record.minima if m.spectrum is not None]
+    return spectra(known, record.dim, specs) if known else ""
+
+
+def _layers(record: SurveyRecord, specs: dict[str, Figure]) -> str:
+    names = labels(record)
+    known = [(names[m.id], m.layers) for m in record.minima if m.layers]
+    return layers(known, specs) if known else ""
+
+
+def spectra(
+    known: Sequence[tuple[str, SpectrumRecord]],
+    dim: int,
+    specs: dict[str, Figure],
+    *,
+    matrix: str = "Hessian",
+) -> str:
+    """Return the section on whole spectra: their densities, and what was counted in them.
+
+    Args:
+        known: Names and spectra, one at least.
+        dim: The number of eigenvalues.
+        specs: Where the figure goes.
+        matrix: Of what they are the spectra.
+    """
+    curves = [Curve(name, dim, each.density, each.tau) for name, each in known]
+    band = "" if len(known) > 1 else " with its 95 % band"
+    hint = " Choose one to see its band, and the values of its outliers." if not band else ""
+    caption = (
+        f"Spectral density of the {matrix}, smoothed{band}. Pins: eigenvalues apart from the bulk, "
+        "each as high as one eigenvalue alone would be. "
+        f"Dotted: zero. Grey: within τ of it.{hint}"
+    )
+    return section(
+        f"Spectrum of the {matrix}",
+        figure("density", density(curves), specs, caption),
+        tables.spectra(known),
+    )
+
+
+def layers(
+    known: Sequence[tuple[str, Sequence[LayerRecord]]],
+    specs: dict[str, Figure],
+    *,
+    matrix: str = "Hessian",
+) -> str:
+    """Return the section on the layers.
+
+    Args:
+        known: Names, and the layers measured there; one at least.
+        specs: Where the figure goes.
+        matrix: Whose blocks they are.
+    """
+    table = tables.layers(known)
+    if sum(len(found) for _, found in known) > _MOST_ROWS:
+        table = f"<details><summary>All layers as a table</summary>{table}</details>"
+    caption = (
+        f"Each layer's own block of the {matrix}. Above: its trace over its number of parameters, "
+        "with the 95 % interval, by which layers of different size compare. Below: its largest "
+        "eigenvalue; the bar reaches up to where it may still lie."
+    )
+    return section(
+        "Curvature of the layers",
+        figure("layers", curvature.layers(known), specs, caption),
+        table,
+    )
+
+
 def _minima(record: SurveyRecord) -> str:
-    return _section("Minima", tables.minima(record)) if record.minima else ""
+    return section("Minima", tables.minima(record)) if record.minima else ""
 
 
 def _failures(record: SurveyRecord) -> str:
-    return _section("Failures", tables.failures(record)) if record.failures else ""
+    return section("Failures", tables.failures(record)) if record.failures else ""
 
 
 def _account(record: SurveyRecord) -> str:
@@ -298,4 +431,4 @@ def _account(record: SurveyRecord) -> str:
         parts.append(tables.settings("Provenance.", record.provenance))
     if record.config:
         parts.append(tables.settings("Configuration.", record.config))
-    return _section("Cost and provenance", *parts)
+    return section("Cost and provenance", *parts)

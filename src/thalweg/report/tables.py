@@ -9,10 +9,31 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from thalweg.estimate import Bound, Cost, Estimate
-from thalweg.report.names import NONE, bracket, count, labels, number, pair, plain, top_eigenvalue
-from thalweg.survey.records import MinimumRecord, SurveyRecord
+from thalweg.report.index import how_many
+from thalweg.report.names import (
+    BELOW,
+    NONE,
+    bracket,
+    count,
+    labels,
+    number,
+    pair,
+    plain,
+    top_eigenvalue,
+)
+from thalweg.survey.records import LayerRecord, MinimumRecord, SpectrumRecord, SurveyRecord
 
-__all__ = ["costs", "duration", "failures", "minima", "paths", "settings", "table"]
+__all__ = [
+    "costs",
+    "duration",
+    "failures",
+    "layers",
+    "minima",
+    "paths",
+    "settings",
+    "spectra",
+    "table",
+]
 
 _LONG = 70
 
@@ -132,6 +153,82 @@ def _top(minimum: MinimumRecord) -> Cell:
         return NONE, math.inf
     value, lower, upper, converged = top
     return bracket(lower, upper) + ("" if converged else " (not converged)"), value
+
+
+def spectra(rows: Sequence[tuple[str, SpectrumRecord]]) -> str:
+    """Return the table of what was counted and summed over whole spectra."""
+    columns = [
+        "at",
+        f"{BELOW} (index)",
+        "within ±τ",
+        "above τ",
+        "τ",
+        "smallest eigenvalue",
+        "Frobenius norm",
+        "effective dimension",
+        "log det (A₊ + shift)",
+        "shift",
+    ]
+    body = [
+        [
+            _word(name),
+            _tally(s.negative, s.certified[0]),
+            _tally(s.zero),
+            _tally(s.positive, s.certified[1]),
+            _bare(s.tau),
+            _within(s.lowest),
+            _estimate(s.frobenius_norm),
+            _estimate(s.effective_dimension),
+            _estimate(s.log_determinant),
+            _bare(s.shift),
+        ]
+        for name, s in rows
+    ]
+    caption = (
+        "Whole spectra. Numbers of eigenvalues are given with their 95 % range, and depend on what "
+        "counts as zero, τ. The effective dimension is the sum of λ/(λ + shift) over "
+        "positive λ, and the log-determinant puts negative λ to zero. "
+        "± is the 95 % interval."
+    )
+    return table(caption, columns, body)
+
+
+def _tally(value: Estimate, certain: int = 0) -> Cell:
+    surely = f", {certain} for certain" if 0 < certain < value.interval[1] else ""
+    return how_many(value) + surely, value.value
+
+
+def _within(value: Bound) -> Cell:
+    return bracket(value.lower, value.upper), value.lower
+
+
+def layers(rows: Sequence[tuple[str, Sequence[LayerRecord]]]) -> str:
+    """Return the table of the layers' own curvature."""
+    columns = [
+        "at",
+        "layer",
+        "parameters",
+        "trace",
+        "trace / parameter",
+        "largest eigenvalue",
+    ]
+    body = [
+        [
+            _word(name),
+            _word(layer.name),
+            (f"{layer.size:,}", layer.size),
+            _estimate(layer.trace),
+            _estimate(layer.trace_per_parameter),
+            _within(layer.top),
+        ]
+        for name, found in rows
+        for layer in found
+    ]
+    caption = (
+        "Layers: the diagonal blocks, each with the other layers held fixed. ± is "
+        "the 95 % interval."
+    )
+    return table(caption, columns, body)
 
 
 def paths(record: SurveyRecord) -> str:

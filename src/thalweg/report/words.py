@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from thalweg.estimate import Bound
+from thalweg.report.index import index
 from thalweg.report.names import bracket, count, labels, listing, plain, span, top_eigenvalue
 from thalweg.survey.records import MinimumRecord, SurveyRecord
 
@@ -25,11 +26,14 @@ class Answers:
     basins: str
     passes: str
     flattest: str
+    index: str
     caveats: tuple[str, ...]
 
     def __str__(self) -> str:
         """Return all paragraphs."""
-        return "\n\n".join(filter(None, (self.basins, self.passes, self.flattest, *self.caveats)))
+        return "\n\n".join(
+            filter(None, (self.basins, self.passes, self.flattest, self.index, *self.caveats))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +109,23 @@ def answers(record: SurveyRecord) -> Answers:
         record: The survey.
 
     Returns:
-        One paragraph for each of three questions: one basin or several, how high the
-        passes are, which minimum is the flattest; and the caveats.
+        One paragraph for each of four questions: one basin or several, how high the
+        passes are, which minimum is the flattest, which of them are minima; and the caveats.
     """
     found = passes(record)
     return Answers(
-        _basins(record, found), _passes(record, found), _flattest(record), _caveats(record)
+        _basins(record, found),
+        _passes(record, found),
+        _flattest(record),
+        _index(record),
+        _caveats(record),
     )
+
+
+def _index(record: SurveyRecord) -> str:
+    names = labels(record)
+    known = [(names[m.id], m.spectrum, m.converged) for m in record.minima if m.spectrum]
+    return index(known, record.dim)
 
 
 def _basins(record: SurveyRecord, found: Sequence[Pass]) -> str:
@@ -364,6 +378,7 @@ def _caveats(record: SurveyRecord) -> tuple[str, ...]:
     for measure, missing in (
         ("trace", [m for m in record.minima if m.trace is None]),
         ("eigenvalues", [m for m in record.minima if top_eigenvalue(m) is None]),
+        ("spectral density", [m for m in record.minima if m.spectrum is None]),
     ):
         if missing and len(missing) < len(record.minima):
             without = listing([names[m.id] for m in missing])

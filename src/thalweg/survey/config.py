@@ -14,11 +14,14 @@ __all__ = ["SurveyConfig"]
 
 _LEAST = {
     "seed": 0, "minima": 0, "threads": 1, "epochs": 0, "batch_size": 1, "max_gradients": 1,
-    "eigenvalues": 0, "trace_samples": 0, "images": 3, "path_gradients": 1, "all_pairs": 2,
-    "round_size": 1, "extra_pairs": 0,
+    "eigenvalues": 0, "trace_samples": 0, "curvature_probes": 0, "curvature_passes": 20,
+    "images": 3,
+    "path_gradients": 1, "all_pairs": 2, "round_size": 1, "extra_pairs": 0,
 }  # fmt: skip
 _POSITIVE = ("lr", "tolerance")
+_SWITCHES = ("layers",)
 _FEWEST_SAMPLES = 32  # what `curvature.trace` asks for
+_FEWEST_PROBES = 4  # what `curvature.curvature_profile` asks for
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,12 @@ class SurveyConfig:
         eigenvalues: How many of the largest Hessian eigenvalues to compute at a minimum.
         trace_samples: Random vectors in the estimate of the Hessian's trace; 0 leaves the
             trace out.
+        curvature_probes: Random starts of the Hessian's spectral density at a minimum, and of
+            the counts, the log-determinant and the effective dimension that come with it; 0
+            leaves these out, and the layers.
+        curvature_passes: The most passes over the data that all this may take.
+        layers: Whether to measure each layer's own trace and largest eigenvalue, where the
+            landscape has layers.
         images: Points of the string between two minima.
         path_gradients: The most gradients and Hessian products that a path's search may take.
         all_pairs: Up to this many minima every pair is connected. Beyond, each minimum is
@@ -71,6 +80,9 @@ class SurveyConfig:
     max_gradients: int = 500
     eigenvalues: int = 5
     trace_samples: int = 32
+    curvature_probes: int = 8
+    curvature_passes: int = 60
+    layers: bool = True
     images: int = 13
     path_gradients: int = 2000
     all_pairs: int = 8
@@ -90,6 +102,11 @@ class SurveyConfig:
             raise ValueError(
                 f"trace_samples must be 0 or at least {_FEWEST_SAMPLES}, got {self.trace_samples}: "
                 "fewer give no honest interval"
+            )
+        if 0 < self.curvature_probes < _FEWEST_PROBES:
+            raise ValueError(
+                f"curvature_probes must be 0 or at least {_FEWEST_PROBES}, got "
+                f"{self.curvature_probes}: fewer give no honest interval"
             )
         for name in _POSITIVE:
             if not (values[name] > 0 and math.isfinite(values[name])):
@@ -142,6 +159,12 @@ class SurveyConfig:
 
 def _check_types(values: Mapping[str, Any]) -> None:
     for name, value in values.items():
-        kind, words = (int, "an integer") if name in _LEAST else (int | float, "a number")
-        if isinstance(value, bool) or not isinstance(value, kind):
+        if name in _SWITCHES:
+            fits, words = isinstance(value, bool), "true or false"
+        elif name in _LEAST:
+            fits, words = isinstance(value, int) and not isinstance(value, bool), "an integer"
+        else:
+            fits = isinstance(value, int | float) and not isinstance(value, bool)
+            words = "a number"
+        if not fits:
             raise TypeError(f"{name} must be {words}, not {value!r}")

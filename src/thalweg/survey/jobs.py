@@ -5,21 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from thalweg.curvature import Hessian, eigenpairs, trace
+from thalweg.curvature.profile import curvature_profile
 from thalweg.estimate import Cost, Estimate
-from thalweg.landscape import FiniteSum, Landscape, Normalised, for_evaluation, make_generator
+from thalweg.landscape import (
+    FiniteSum,
+    Landscape,
+    Normalised,
+    Structured,
+    for_evaluation,
+    make_generator,
+)
 from thalweg.optim import minimise, train
 from thalweg.paths import line, string
 from thalweg.survey.config import SurveyConfig
+from thalweg.survey.curvature import eigen_record, floats, layer_records, spectrum_record
 from thalweg.survey.errors import SurveyError
 from thalweg.survey.outcomes import Connected, Found, Measured
 from thalweg.survey.plan import Job, job_seed
-from thalweg.survey.records import EigenRecord
+from thalweg.survey.records import EigenRecord, LayerRecord, SpectrumRecord
 
 __all__ = ["adopt", "characterise", "check_policy", "join", "search", "threads"]
 
@@ -143,44 +153,71 @@ def characterise(
     seed: int,
     report: Report,
 ) -> Measured:
-    """Measure a minimum: loss and metrics with their errors, eigenvalues, trace."""
+    """Measure a minimum: loss and metrics with their errors, and its curvature."""
     before = _spent(land, held_out)
     sampling, metrics = _performance(land, theta)
     outside: dict[str, Estimate] = {}
     if held_out is not None:
         loss, outside = _performance(held_out, theta)
         outside = {"loss": loss, **outside} if loss is not None else outside
-    report(0.1, "eigenvalues")
-    curvature = Hessian(land, theta)
-    spectrum, vectors = None, None
-    if config.eigenvalues:
-        pairs = eigenpairs(
-            curvature, min(config.eigenvalues, land.dim), seed=job_seed(seed, "eigenpairs")
-        )
-        vectors = pairs.vectors
-        spectrum = EigenRecord(
-            values=_floats(pairs.values),
-            residuals=_floats(pairs.residuals),
-            lower=_floats(pairs.intervals[..., 0]),
-            upper=_floats(pairs.intervals[..., 1]),
-            converged=tuple(bool(x) for x in pairs.converged.tolist()),
-        )
-    report(0.7, "trace")
-    total = (
-        trace(curvature, samples=config.trace_samples, seed=job_seed(seed, "trace"))
-        if config.trace_samples
-        else None
-    )
+    found = _curvature(land, config, theta, seed, report)
     return Measured(
         id=job.minima[0],
         sampling=sampling,
         metrics=metrics,
         held_out=outside,
-        eigenvalues=spectrum,
-        trace=total,
-        vectors=vectors,
+        **vars(found),
         cost=_spent(land, held_out) - before,
     )
+
+
+@dataclass(frozen=True)
+class _Curvature:
+    """What `characterise` hands on of the curvature, under the names that an outcome has."""
+
+    eigenvalues: EigenRecord | None = None
+    vectors: Tensor | None = None
+    trace: Estimate | None = None
+    spectrum: SpectrumRecord | None = None
+    layers: tuple[LayerRecord, ...] = ()
+
+
+def _curvature(
+    land: Landscape, config: SurveyConfig, theta: Tensor, seed: int, report: Report
+) -> _Curvature:
+    """Measure the curvature: a whole profile, or eigenpairs and trace alone."""
+    found = _Curvature()
+    if config.curvature_probes and config.eigenvalues:
+        profile = curvature_profile(
+            land,
+            theta,
+            eigenvalues=min(config.eigenvalues, land.dim),
+            probes=config.curvature_probes,
+            passes=config.curvature_passes,
+            layers=config.layers and isinstance(land, Structured),
+            seed=job_seed(seed, "profile"),
+            progress=report,
+        )
+        found = _Curvature(
+            eigen_record(profile.eigenpairs),
+            profile.eigenpairs.vectors,
+            profile.trace,
+            spectrum_record(profile),
+            layer_records(profile.layers),
+        )
+    with Hessian(land, theta) as hessian:
+        if config.eigenvalues and found.eigenvalues is None:
+            report(0.1, "eigenvalues")
+            count = min(config.eigenvalues, land.dim)
+            pairs = eigenpairs(hessian, count, seed=job_seed(seed, "eigenpairs"))
+            found = replace(found, eigenvalues=eigen_record(pairs), vectors=pairs.vectors)
+        if not config.trace_samples:
+            return replace(found, trace=None)
+        if found.trace is None or found.trace.samples < min(config.trace_samples, land.dim):
+            report(0.7, "trace")
+            samples, number = config.trace_samples, job_seed(seed, "trace")
+            found = replace(found, trace=trace(hessian, samples=samples, seed=number))
+    return found
 
 
 def join(
@@ -214,10 +251,10 @@ def join(
         a=job.minima[0],
         b=job.minima[1],
         method=path.method,
-        times=_floats(path.profile.times),
-        losses=_floats(path.profile.losses),
-        line_times=_floats(straight.profile.times),
-        line_losses=_floats(straight.profile.losses),
+        times=floats(path.profile.times),
+        losses=floats(path.profile.losses),
+        line_times=floats(straight.profile.times),
+        line_losses=floats(straight.profile.losses),
         maximum=path.maximum,
         barrier=path.barrier,
         line_maximum=straight.maximum,
@@ -247,7 +284,3 @@ def _evaluated(land: Landscape, theta: Tensor, loss: float) -> float:
 
 def _spent(land: Landscape, held_out: Landscape | None) -> Cost:
     return land.cost if held_out is None else land.cost + held_out.cost
-
-
-def _floats(values: Tensor) -> tuple[float, ...]:
-    return tuple(float(x) for x in values.tolist())

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thalweg.estimate import Bound, Cost, Estimate
-from thalweg.survey.records import EigenRecord
+from thalweg.survey.records import EigenRecord, LayerRecord, SpectrumRecord
 
 __all__ = ["Connected", "Found", "Measured", "Outcome"]
 
@@ -41,6 +41,8 @@ class Measured:
     trace: Estimate | None
     vectors: Float[Tensor, "dim k"] | None
     cost: Cost
+    spectrum: SpectrumRecord | None = None
+    layers: tuple[LayerRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,24 +2,116 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from thalweg.estimate import Bound, Cost, Estimate
 from thalweg.topology.merge_tree import MergeTree
 
-__all__ = ["EigenRecord", "FailureRecord", "MinimumRecord", "PathRecord", "SurveyRecord"]
+__all__ = [
+    "DensityRecord",
+    "EigenRecord",
+    "FailureRecord",
+    "LayerRecord",
+    "MinimumRecord",
+    "PathRecord",
+    "SpectrumRecord",
+    "SurveyRecord",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class EigenRecord:
-    """The leading Hessian eigenvalues at a minimum, largest first, with intervals."""
+    """Some Hessian eigenvalues at a minimum, the outermost first, with intervals."""
 
     values: tuple[float, ...]
     residuals: tuple[float, ...]
     lower: tuple[float, ...]
     upper: tuple[float, ...]
     converged: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DensityRecord:
+    """A smoothed spectral density, and the eigenvalues that were taken out of it one by one.
+
+    Args:
+        grid: Eigenvalues at which the density is given.
+        values: Share of the eigenvalues per unit of eigenvalue there.
+        lower: Lower end of the density's band.
+        upper: Upper end of the same.
+        level: Nominal coverage of the band.
+        broadening: Standard deviation of the Gaussian that smooths the density.
+        outliers: The eigenvalues that stand apart and are not part of `values`.
+    """
+
+    grid: tuple[float, ...]
+    values: tuple[float, ...]
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+    level: float
+    broadening: float
+    outliers: EigenRecord
+
+
+@dataclass(frozen=True, slots=True)
+class SpectrumRecord:
+    """The whole Hessian spectrum at a minimum: its density, and what is counted or summed.
+
+    Args:
+        density: The density.
+        lowest: Bracket on the smallest eigenvalue.
+        tau: What counts as zero.
+        negative: The number of eigenvalues below -tau: the index, as far as tau.
+        zero: The number of those within tau of zero.
+        positive: The number of those above tau.
+        certified: How many there certainly are below -tau, and above tau.
+        shift: What is added to every eigenvalue before the logarithm, and the scale of the
+            effective dimension.
+        log_determinant: Logarithm of the determinant of the Hessian plus `shift`.
+        effective_dimension: Sum of eigenvalue over eigenvalue plus `shift`.
+        frobenius_norm: Root of the sum of all squared eigenvalues.
+    """
+
+    density: DensityRecord
+    lowest: Bound
+    tau: float
+    negative: Estimate
+    zero: Estimate
+    positive: Estimate
+    certified: tuple[int, int]
+    shift: float
+    log_determinant: Estimate
+    effective_dimension: Estimate
+    frobenius_norm: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRecord:
+    """The diagonal block of the Hessian that belongs to one layer.
+
+    Args:
+        name: The layer's name.
+        size: How many parameters it has.
+        trace: The block's trace.
+        top: Bracket on the block's largest eigenvalue.
+    """
+
+    name: str
+    size: int
+    trace: Estimate
+    top: Bound
+
+    @property
+    def trace_per_parameter(self) -> Estimate:
+        """The trace over the layer's size, by which layers of different size compare."""
+        low, high = self.trace.interval
+        return replace(
+            self.trace,
+            value=self.trace.value / self.size,
+            stderr=self.trace.stderr / self.size,
+            interval=(low / self.size, high / self.size),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +130,8 @@ class MinimumRecord:
         held_out: Loss and metrics on data that the search never saw, by name.
         eigenvalues: Leading Hessian eigenvalues, or None.
         trace: The Hessian's trace, or None.
+        spectrum: The Hessian's spectral density and what comes with it, or None.
+        layers: The Hessian's diagonal blocks, layer by layer; empty where none was measured.
         norm: Length of the parameter vector.
         cost: What finding and measuring it took.
         seconds: Wall-clock time of the same.
@@ -57,6 +151,8 @@ class MinimumRecord:
     norm: float
     cost: Cost
     seconds: float
+    spectrum: SpectrumRecord | None = None
+    layers: tuple[LayerRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

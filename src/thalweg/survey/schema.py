@@ -14,7 +14,7 @@ from sqlalchemy.types import UserDefinedType
 
 __all__ = ["SCHEMA", "Attempt", "Base", "Header", "Measures", "Minimum", "Path"]
 
-SCHEMA = 1
+SCHEMA = 2
 """Layout version, kept in the database's ``PRAGMA user_version``."""
 
 
@@ -136,6 +136,8 @@ class Measures(Base):
     seconds: Mapped[float]
     file: Mapped[str | None]
     checksum: Mapped[str | None]
+    spectrum: Mapped[dict[str, Any] | None] = mapped_column(Document)
+    layers: Mapped[list[Any] | None] = mapped_column(Document)
 
 
 class Path(Base):

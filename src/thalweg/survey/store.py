@@ -20,8 +20,17 @@ from thalweg.survey import schema
 from thalweg.survey.arrays import checksum_of, read_arrays, write_arrays
 from thalweg.survey.errors import SurveyError, is_disk_full
 from thalweg.survey.lock import WriterLock
+from thalweg.survey.migration import upgrade, upgraded_copy
 from thalweg.survey.outcomes import Connected, Found, Measured, Outcome
-from thalweg.survey.records import EigenRecord, FailureRecord, MinimumRecord, PathRecord
+from thalweg.survey.records import (
+    DensityRecord,
+    EigenRecord,
+    FailureRecord,
+    LayerRecord,
+    MinimumRecord,
+    PathRecord,
+    SpectrumRecord,
+)
 
 __all__ = ["AttemptInfo", "HeaderInfo", "Store"]
 
@@ -76,7 +85,7 @@ class Store:
             )
         self.folder = folder
         self._writer = writer
-        self._engine = _engine(folder / _DATABASE)
+        self._engine = _engine(folder / _DATABASE, writing=writer is not None)
         try:
             self._check_version()
         except BaseException:
@@ -261,14 +270,26 @@ def exists(folder: FilePath) -> bool:
     return (folder / _DATABASE).is_file()
 
 
-def _engine(path: FilePath) -> Engine:
-    """Open a SQLite file that exists; opening for writing is what heals it after a crash."""
+def _engine(path: FilePath, *, writing: bool) -> Engine:
+    """Open a SQLite file that exists; opening for writing is what heals it after a crash.
+
+    An older layout is brought up to this one in place by the survey's writer, and in a
+    copy in memory by a reader.
+    """
     mode = "rw" if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) else "ro"
-    return create_engine(
-        "sqlite://",
-        creator=lambda: sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True),
-        poolclass=NullPool,
-    )
+
+    def connect() -> sqlite3.Connection:
+        database = sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True)
+        try:
+            if not writing:
+                return upgraded_copy(database)
+            upgrade(database)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    return create_engine("sqlite://", creator=connect, poolclass=NullPool)
 
 
 def _create_database(path: FilePath, header: HeaderInfo) -> None:
@@ -339,10 +360,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Cost | Estimate | Bound | Verdict):
         return value.to_json()
     if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _value(kind: type[_T], data: Mapping[str, Any]) -> _T:
@@ -359,10 +380,34 @@ def _estimates(data: Mapping[str, Any]) -> dict[str, Estimate]:
     return {name: _value(Estimate, item) for name, item in data.items()}
 
 
+def _eigenvalues(data: Mapping[str, Any]) -> EigenRecord:
+    return EigenRecord(**{name: tuple(item) for name, item in data.items()})
+
+
+def _density(data: Mapping[str, Any]) -> DensityRecord:
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    return DensityRecord(**{**values, "outliers": _eigenvalues(data["outliers"])})
+
+
+def _spectrum(data: Mapping[str, Any]) -> SpectrumRecord:
+    values: dict[str, Any] = {
+        name: from_json(item) if isinstance(item, Mapping) and "type" in item else item
+        for name, item in data.items()
+    }
+    values["density"] = _density(data["density"])
+    return SpectrumRecord(**{**values, "certified": tuple(data["certified"])})
+
+
+def _layer(data: Mapping[str, Any]) -> LayerRecord:
+    trace, top = _value(Estimate, data["trace"]), _value(Bound, data["top"])
+    return LayerRecord(data["name"], data["size"], trace, top)
+
+
 def _minimum_record(row: schema.Minimum, measures: schema.Measures | None) -> MinimumRecord:
     eigen = measures.eigenvalues if measures else None
     sampling = measures.sampling if measures else None
     trace = measures.trace if measures else None
+    spectrum = measures.spectrum if measures else None
     return MinimumRecord(
         id=row.id,
         origin=row.origin,
@@ -373,11 +418,13 @@ def _minimum_record(row: schema.Minimum, measures: schema.Measures | None) -> Mi
         converged=row.converged,
         metrics=_estimates(measures.metrics) if measures else {},
         held_out=_estimates(measures.held_out) if measures else {},
-        eigenvalues=EigenRecord(**{k: tuple(v) for k, v in eigen.items()}) if eigen else None,
+        eigenvalues=_eigenvalues(eigen) if eigen else None,
         trace=_value(Estimate, trace) if trace else None,
         norm=row.norm,
         cost=_value(Cost, row.cost) + (_value(Cost, measures.cost) if measures else Cost()),
         seconds=row.seconds + (measures.seconds if measures else 0.0),
+        spectrum=_spectrum(spectrum) if spectrum else None,
+        layers=tuple(map(_layer, (measures and measures.layers) or ())),
     )
 
 

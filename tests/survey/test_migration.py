@@ -1,0 +1,158 @@
+"""Surveys that an older version wrote: read as they are, and continued in the new layout."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import sqlite3
+import sys
+from pathlib import Path
+
+import pytest
+
+from thalweg.survey import Survey, SurveyConfig, SurveyError, SurveyRecord
+from thalweg.survey.migration import upgrade, upgraded_copy
+from thalweg.survey.schema import SCHEMA
+
+sys.path.insert(0, str(Path(__file__).parent))
+import surfaces
+
+VERSION_1 = Path(__file__).parent / "data" / "version1"
+"""A survey of the four wells with two minima of a goal of two, as version 1 wrote it."""
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A folder of layout 1."""
+    folder = tmp_path / "wells.survey"
+    shutil.copytree(VERSION_1 / "arrays", folder / "arrays")
+    database = sqlite3.connect(folder / "survey.sqlite")
+    database.executescript((VERSION_1 / "survey.sql").read_text("utf-8"))
+    database.close()
+    assert layout(folder) == 1
+    return folder
+
+
+def layout(folder: Path) -> int:
+    database = sqlite3.connect(folder / "survey.sqlite")
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    database.close()
+    return version
+
+
+def content(folder: Path) -> list[str]:
+    database = sqlite3.connect(folder / "survey.sqlite")
+    lines = list(database.iterdump())
+    database.close()
+    return lines
+
+
+def check(record: SurveyRecord) -> None:
+    """Hold the first two minima to what version 1 recorded."""
+    first, second = record.minima[:2]
+    assert (first.loss, second.loss) == (-0.050774615611857615, -0.1507726620861545)
+    assert first.eigenvalues is not None
+    assert first.eigenvalues.values == (8.29636270172938, 7.849047551861466)
+    assert first.eigenvalues.upper == (8.296362701729413, 7.8490475518614975)
+    assert first.trace is not None
+    assert first.trace.value == 16.145410253590846
+    assert [(m.spectrum, m.layers) for m in (first, second)] == [(None, ())] * 2
+    assert record.failures[0].error == "ArithmeticError: no eigenvalues today"
+
+
+def test_an_old_survey_is_read_and_left_as_it_was(old: Path) -> None:
+    before = (old / "survey.sqlite").read_bytes()
+    with Survey.read(old) as survey:
+        check(survey.record())
+        assert survey.status().complete
+        assert survey.config == dataclasses.replace(surfaces.CONFIG, minima=4)
+        assert survey.theta("m01").shape == (2,)
+        survey.report(old.parent / "old.html")
+    assert (old / "survey.sqlite").read_bytes() == before
+
+
+def test_an_old_survey_in_a_folder_that_cannot_be_written_is_read(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with Survey.read(old) as survey:
+        check(survey.record())
+    assert layout(old) == 1
+
+
+def test_an_old_survey_is_continued_in_the_new_layout(old: Path) -> None:
+    with Survey.open(old, surfaces.function(), surfaces.CONFIG, label="wells") as survey:
+        assert layout(old) == SCHEMA
+        check(survey.record())
+        assert survey.run(minima=3, progress=False).complete
+        record = survey.record()
+        check(record)
+        assert len(record.minima) == 3
+        assert record.minima[2].spectrum is not None
+    with Survey.read(old) as survey:
+        assert repr(survey.record().minima) == repr(record.minima)
+
+
+def test_the_new_layout_is_that_of_a_new_survey(old: Path, tmp_path: Path) -> None:
+    """Column for column, in the same order: there is one layout, however it came to be."""
+    Survey.open(old, surfaces.function(), label="wells").close()
+    Survey.open(tmp_path / "new", surfaces.function(), SurveyConfig()).close()
+
+    def columns(folder: Path) -> dict[str, list[tuple[str, str, int]]]:
+        database = sqlite3.connect(folder / "survey.sqlite")
+        tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        found = {
+            table: [
+                (name, kind, required)
+                for _, name, kind, required, *_ in database.execute(f"PRAGMA table_info({table})")
+            ]
+            for (table,) in tables.fetchall()
+        }
+        database.close()
+        return found
+
+    assert columns(old) == columns(tmp_path / "new")
+
+
+def test_an_upgrade_that_fails_leaves_the_old_layout(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = content(old)
+    with monkeypatch.context() as patch:
+        steps = {1: ("ALTER TABLE measures ADD COLUMN spectrum JSON", "ALTER TABLE nothing")}
+        patch.setattr("thalweg.survey.migration._STEPS", steps)
+        with pytest.raises(SurveyError, match="cannot be used: near"):
+            Survey.open(old, surfaces.function(), label="wells")
+    assert content(old) == before
+    assert layout(old) == 1
+    Survey.open(old, surfaces.function(), label="wells").close()
+    assert layout(old) == SCHEMA
+
+
+def test_a_full_disk_during_the_upgrade_is_said(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = {1: ("CREATE TABLE large AS SELECT zeroblob(1000000) AS x",)}
+    connect = sqlite3.connect
+
+    def limited(*arguments: object, **options: object) -> sqlite3.Connection:
+        database = connect(*arguments, **options)  # type: ignore[call-overload]  # passed on
+        pages = database.execute("PRAGMA page_count").fetchone()[0]
+        database.execute(f"PRAGMA max_page_count = {pages + 1}")
+        return database
+
+    with monkeypatch.context() as patch:
+        patch.setattr("thalweg.survey.migration._STEPS", steps)
+        patch.setattr("thalweg.survey.store.sqlite3.connect", limited)
+        with pytest.raises(SurveyError, match="is full; every job that had ended is kept"):
+            Survey.open(old, surfaces.function(), label="wells")
+    assert layout(old) == 1
+
+
+def test_what_is_up_to_date_or_foreign_is_not_touched() -> None:
+    for version in (0, SCHEMA, SCHEMA + 1):
+        database = sqlite3.connect(":memory:")
+        database.execute(f"PRAGMA user_version = {version}")
+        upgrade(database)
+        assert upgraded_copy(database) is database
+        assert database.execute("PRAGMA user_version").fetchone() == (version,)
+        database.close()

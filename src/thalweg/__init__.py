@@ -17,9 +17,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from thalweg import zoo as zoo
+    from thalweg.curvature import Fisher as Fisher
+    from thalweg.curvature import GaussNewton as GaussNewton
+    from thalweg.curvature import GradientMoment as GradientMoment
     from thalweg.curvature import Hessian as Hessian
+    from thalweg.curvature import Tracker as Tracker
+    from thalweg.curvature import curvature_at_scale as curvature_at_scale
+    from thalweg.curvature import curvature_profile as curvature_profile
+    from thalweg.curvature import diagonal as diagonal
+    from thalweg.curvature import effective_dimension as effective_dimension
     from thalweg.curvature import eigenpairs as eigenpairs
+    from thalweg.curvature import explain_spike as explain_spike
+    from thalweg.curvature import frobenius_norm as frobenius_norm
+    from thalweg.curvature import gradient_noise_scale as gradient_noise_scale
+    from thalweg.curvature import inertia as inertia
+    from thalweg.curvature import largest_stable_step as largest_stable_step
+    from thalweg.curvature import layer_curvature as layer_curvature
+    from thalweg.curvature import log_determinant as log_determinant
+    from thalweg.curvature import minibatch_sharpness as minibatch_sharpness
+    from thalweg.curvature import nearest_zero as nearest_zero
+    from thalweg.curvature import optimiser_sharpness as optimiser_sharpness
+    from thalweg.curvature import spectral_density as spectral_density
     from thalweg.curvature import trace as trace
+    from thalweg.curvature import track as track
     from thalweg.estimate import Bound as Bound
     from thalweg.estimate import Cost as Cost
     from thalweg.estimate import Estimate as Estimate
@@ -34,6 +54,7 @@ if TYPE_CHECKING:
     from thalweg.paths import is_connected as is_connected
     from thalweg.paths import line as line
     from thalweg.paths import string as string
+    from thalweg.report import plot as plot
     from thalweg.survey import Survey as Survey
     from thalweg.survey import SurveyConfig as SurveyConfig
     from thalweg.topology import MergeTree as MergeTree
@@ -42,11 +63,36 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS: dict[str, tuple[str, ...]] = {
-    "curvature": ("Hessian", "eigenpairs", "trace"),
+    "curvature": (
+        "Fisher",
+        "GaussNewton",
+        "GradientMoment",
+        "Hessian",
+        "Tracker",
+        "curvature_at_scale",
+        "curvature_profile",
+        "diagonal",
+        "effective_dimension",
+        "eigenpairs",
+        "explain_spike",
+        "frobenius_norm",
+        "gradient_noise_scale",
+        "inertia",
+        "largest_stable_step",
+        "layer_curvature",
+        "log_determinant",
+        "minibatch_sharpness",
+        "nearest_zero",
+        "optimiser_sharpness",
+        "spectral_density",
+        "trace",
+        "track",
+    ),
     "estimate": ("Bound", "Cost", "Estimate", "Verdict"),
     "landscape": ("FunctionLandscape", "Landscape", "ModelLandscape", "ParameterSpec"),
     "optim": ("minimise",),
     "paths": ("Path", "connect", "is_connected", "line", "string"),
+    "report": ("plot",),
     "survey": ("Survey", "SurveyConfig"),
     "topology": ("MergeTree", "merge_tree"),
     "zoo": (),

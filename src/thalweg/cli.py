@@ -307,6 +307,8 @@ def _point(land: Landscape, checkpoint: Path | None, seed: int) -> tuple[Tensor,
     from thalweg.landscape.seeding import make_generator
     from thalweg.survey.plan import job_seed
 
+    if checkpoint is None and (own := getattr(land, "initial", None)) is not None:
+        return own, "with the model's own parameters"
     if checkpoint is None:
         generator, _ = make_generator(job_seed(seed, "start"))
         return land.start(generator), f"at a random start (seed {seed})"

@@ -130,3 +130,14 @@ def test_resnet_learns() -> None:
     norm, theta = descend(land, 150)
     assert norm < before / 5
     assert land.metrics(theta)["accuracy"].value > 0.95
+
+
+def test_a_landscape_knows_the_vector_of_its_own_model():
+    from thalweg.landscape import ModelLandscape
+
+    model = torch.nn.Linear(3, 2)
+    inputs, targets = torch.eye(3), torch.tensor([0, 1, 0])
+    land = ModelLandscape(model, torch.nn.functional.cross_entropy, (inputs, targets))
+    assert torch.equal(land.initial, land.vector(model))
+    land.initial.zero_()  # a copy
+    assert torch.equal(land.initial, land.vector(model))

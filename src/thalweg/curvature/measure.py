@@ -21,6 +21,7 @@ __all__ = ["Companions", "chains_beside", "measure", "measure_exactly"]
 
 Array = NDArray[np.float64]
 
+_BLOCK = 8
 _LARGE = 2**24
 """Entries of the deflated vectors above which they are not copied to be made orthonormal."""
 
@@ -102,7 +103,7 @@ def measure(
     """
     before = operator.cost
     generator, number = make_generator(seed)
-    found = _outliers(operator, deflate, steps, generator)
+    found = _outliers(operator, deflate, min(probes, _BLOCK), steps, generator)
     atoms, radii, basis = _converged(operator, found)
     free, top = operator.dim - len(atoms), float(np.abs(atoms).max(initial=0.0))
     if not free:
@@ -162,6 +163,7 @@ def _dense(operator: LinearOperator) -> tuple[Array, float]:
 def _outliers(
     operator: LinearOperator,
     deflate: int | Eigenpairs,
+    block: int,
     steps: int,
     generator: torch.Generator,
 ) -> Eigenpairs | None:
@@ -172,7 +174,14 @@ def _outliers(
     if not wanted:
         return None
     budget = max(4 * wanted + 20, 2 * steps + 2 * wanted)
-    return eigenpairs(operator, wanted, which="magnitude", max_products=budget, seed=generator)
+    return eigenpairs(
+        operator,
+        wanted,
+        which="magnitude",
+        block=min(block, operator.dim),
+        max_products=budget,
+        seed=generator,
+    )
 
 
 def _converged(

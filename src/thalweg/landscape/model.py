@@ -73,6 +73,7 @@ class ModelLandscape:
 
     Attributes:
         spec: Names, shapes, layers and filters of the coordinates.
+        initial: The vector of the model that it was built from.
         size: The total weight of the data.
         examples: The number of examples.
         digest: A digest of the data's values and order.
@@ -164,6 +165,11 @@ class ModelLandscape:
     def size(self) -> float:
         """The total weight of the data: examples, or what the objective counts."""
         return self._sweep.weight()
+
+    @property
+    def initial(self) -> Float[Tensor, " dim"]:
+        """The parameters of the model that the landscape was built from, as a copy."""
+        return self._sweep.network.theta()
 
     @property
     def examples(self) -> int:

@@ -7,7 +7,13 @@ import torch
 
 from thalweg.curvature import MatrixOperator
 from thalweg.curvature.lanczos import lockstep
-from thalweg.curvature.layers import LayerCurvature, extreme, layer_curvature, make_groups
+from thalweg.curvature.layers import (
+    LayerCurvature,
+    extreme,
+    layer_curvature,
+    make_groups,
+    missed,
+)
 from thalweg.landscape import ParameterSpec
 
 SPEC = ParameterSpec(
@@ -89,8 +95,36 @@ def test_the_bracket_is_wide_where_the_chains_are_short(with_spectrum):
     assert one.upper == float("inf")
 
 
+def test_many_unfinished_chains_do_not_vouch_for_each_other(with_spectrum):
+    """The product of ten probabilities is small by itself: 2 in 5 of these were missed."""
+    operator = with_spectrum((1 - torch.linspace(0, 1, 200) ** (2 / 3)).tolist())
+    for seed in range(20):
+        chains = lockstep(operator, starts(200, 10, seed), 20)
+        assert 1.0 in extreme(chains, 200)
+        assert 0.0 in extreme(chains, 200, largest=False)
+
+
+def test_what_lies_above_is_missed_wherever_all_nodes_are_above(with_spectrum):
+    chains = lockstep(with_spectrum([1.0, 2.0, 3.0]), starts(3, 4, 0), 3)
+    assert missed(chains, 3, 0.5) == 1.0
+    assert missed(chains, 3, 2.5) == 1.0
+    assert missed(chains, 3, 3.5) == 0.0
+
+
+def test_the_seed_that_was_given_is_recorded():
+    operator = MatrixOperator(torch.diag(torch.arange(1.0, 51.0, dtype=torch.float64)))
+    groups = {"first": torch.arange(20)}
+    (given,) = layer_curvature(operator, groups, seed=7)
+    assert given.trace.seed == 7
+    (fresh,) = layer_curvature(operator, groups)
+    (again,) = layer_curvature(operator, groups, seed=fresh.trace.seed)
+    assert again.trace.value == fresh.trace.value
+    assert again.top.upper == fresh.top.upper
+
+
 @pytest.mark.calibration
-def test_the_extreme_eigenvalues_are_never_missed(with_spectrum, net, calibration):
+@pytest.mark.parametrize("count", [2, 10])
+def test_the_extreme_eigenvalues_are_never_missed(with_spectrum, net, calibration, count):
     """The far end is missed with probability 1e-4, so not once in a thousand seeds."""
     hessian = net(steps=30).dense()
     cases = {
@@ -102,8 +136,8 @@ def test_the_extreme_eigenvalues_are_never_missed(with_spectrum, net, calibratio
         values = torch.linalg.eigvalsh(operator.matrix)
         hits = 0
         for seed in calibration.seeds:
-            chains = lockstep(operator, starts(operator.dim, 2, seed), 12)
+            chains = lockstep(operator, starts(operator.dim, count, seed), 12)
             top = extreme(chains, operator.dim)
             low = extreme(chains, operator.dim, largest=False)
             hits += float(values[-1]) in top and float(values[0]) in low
-        calibration.check(f"extreme eigenvalues, {case}", hits, level=0.999)
+        calibration.check(f"extreme eigenvalues, {count} chains, {case}", hits, level=0.999)

@@ -155,6 +155,14 @@ def test_negative_curvature_along_the_gradient_is_named():
     assert found.to_json()["examples"] == 5
 
 
+def test_inference_mode_changes_nothing():
+    land, theta = network()
+    outside = gradient_noise_scale(land, theta, seed=0)
+    with torch.inference_mode():
+        inside = gradient_noise_scale(land, theta, seed=0)
+    assert inside.to_json() == outside.to_json()
+
+
 def test_refusals():
     land, theta = network()
     with pytest.raises(ValueError, match="samples=5 is too few for an honest interval"):

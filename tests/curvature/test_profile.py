@@ -149,3 +149,28 @@ def test_progress_is_told(network):
     assert fractions == sorted(fractions)
     assert (fractions[0], fractions[-1]) == (0.0, 1.0)
     assert {words for _, words in seen} >= {"largest eigenvalues", "trace", "density", "done"}
+
+
+def bowl(values: torch.Tensor) -> FunctionLandscape:
+    """A quadratic with these eigenvalues."""
+    return FunctionLandscape(lambda x: (values * x**2).sum() / 2, dim=len(values))
+
+
+def test_copies_that_a_narrow_block_cannot_see_are_not_vouched_for():
+    """Four starts see four of eight copies; the spectrum is known exactly, and says so."""
+    values = torch.cat([torch.full((8,), 10.0), torch.linspace(0, 5, 32)]).double()
+    options = {"eigenvalues": 10, "probes": 4, "seed": 0}
+    found = curvature_profile(bowl(values), torch.ones(40).double(), **options)
+    assert found.eigenpairs.converged.all()
+    assert float(found.eigenpairs.values[7]) < 9
+    assert found.eigenpairs.overlooked == 1.0
+    assert "that none of the largest eigenvalues is missing" in str(found)
+    few = curvature_profile(bowl(values), torch.ones(40).double(), eigenvalues=3, probes=4, seed=0)
+    assert few.eigenpairs.overlooked == 0.0
+    assert "missing" not in str(few)
+
+
+def test_a_loss_that_overflows_is_still_strict_json():
+    land = FunctionLandscape(lambda x: x.square().sum() / 2, dim=3)
+    found = curvature_profile(land, torch.full((3,), 1e200).double(), seed=0)
+    assert json.loads(json.dumps(found.to_json(), allow_nan=False))["loss"] == "inf"

@@ -107,6 +107,16 @@ def test_float32_covers_the_float64_trace(net, steps):
     assert exact.half_width < 1e-3 * abs(truth)
 
 
+def test_small_float32_entries_do_not_underflow_into_asymmetry():
+    """The squares of 1e-30 are no float32 numbers, and the norm of a product was zero."""
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(60, 60, generator=generator)
+    matrix = 1e-30 * (root + root.T)
+    estimate = trace(MatrixOperator(matrix), samples=34, seed=0)
+    assert float(matrix.double().trace()) in estimate
+    assert estimate.half_width > 0
+
+
 def test_little_memory_means_smaller_blocks_and_the_same_number(with_spectrum, monkeypatch):
     import sys
 

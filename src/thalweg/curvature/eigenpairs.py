@@ -15,7 +15,7 @@ from thalweg.curvature.room import Room, room
 from thalweg.estimate import Bound, Cost
 from thalweg.landscape.seeding import Seed, make_generator
 
-__all__ = ["Eigenpairs", "eigenpairs"]
+__all__ = ["OVERLOOKED", "Eigenpairs", "eigenpairs"]
 
 _ENDS = {
     "largest": "algebraically largest",
@@ -24,7 +24,7 @@ _ENDS = {
     "both": "algebraically largest, then smallest,",
 }
 _METHOD = "thick-restart block Lanczos with two Gram-Schmidt passes (Wu & Simon 2000)"
-_OVERLOOKED = 1e-4
+OVERLOOKED = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +128,7 @@ class Eigenpairs:
         if not bool(self.converged.all()):
             beyond = {"smallest": "smaller ones", "both": "ones beyond them"}
             return f"{beyond.get(self.which, 'larger ones')} may be missing"
-        if self.overlooked <= _OVERLOOKED:
+        if self.overlooked <= OVERLOOKED:
             return f"none beyond the last is missing (error probability <= {self.overlooked:.0e})"
         return "that none beyond the last is missing was not certified (a tie, or few products)"
 
@@ -435,7 +435,7 @@ class _Search:
             best = self.wanted.best(ritz.values)
             slack = (self.accuracy * known.abs()).clamp_min(goal)
             found = bool((self._distance(ritz.values[best], known) > slack).any())
-            settled = length == 0.0 or self.overlooked <= _OVERLOOKED or self._chain_settled(goal)
+            settled = length == 0.0 or self.overlooked <= OVERLOOKED or self._chain_settled(goal)
             if found or settled:
                 return not found and self._good(ritz, best)
         return True

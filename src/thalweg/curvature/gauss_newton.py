@@ -84,17 +84,20 @@ class OutputOperator(PointOperator):
             room = room and batch.keeps
             if room:
                 kept.append(pair)
+            del batch
             yield pair
+            del pair  # else its graph would stand beside the next one's
         if room:
             self._kept = kept
 
     def _product(self, vectors: Tensor) -> Tensor:
         self._check_open()
-        before, rows = self.landscape.cost, vectors.T.contiguous()
-        total, mass = torch.zeros_like(rows), 0.0
+        before, rows = self.landscape.cost, vectors.T
+        total, mass = rows.new_zeros(rows.shape), 0.0
         for batch, middle in self._pairs(graphs=True):
             total.add_(batch.sandwich(rows, middle.apply), alpha=batch.weight)
             mass += batch.weight
+            del batch, middle
         self._ledger.total += self.landscape.cost - before
         return total.div_(_positive(mass)).T
 
@@ -157,8 +160,8 @@ class OutputOperator(PointOperator):
             known = middle.columns is not None and middle.columns <= EXACT_COLUMNS
             if known:
                 for unit in _units(batch, middle):
-                    for rows in batch.per_example_vjp_blocks(middle.combine(unit)):
-                        total.add_(rows.double().square().sum(0), alpha=batch.weight)
+                    for squares in map(_squares_down, _blocks(batch, middle, unit)):
+                        total.add_(squares, alpha=batch.weight)
                 mass += batch.weight
             else:
                 break
@@ -282,8 +285,22 @@ def _signs(batch: Batch, middle: Middle, generator: torch.Generator) -> Tensor:
 
 def _lengths(batch: Batch, middle: Middle, coefficients: Tensor) -> Tensor:
     """Return every example's $|J_i^T S_i z_i|^2$ in float64."""
-    blocks = batch.per_example_vjp_blocks(middle.combine(coefficients))
-    return torch.cat([rows.double().square().sum(1) for rows in blocks])
+    return torch.cat(list(map(_squares_across, _blocks(batch, middle, coefficients))))
+
+
+def _blocks(batch: Batch, middle: Middle, coefficients: Tensor) -> Iterator[Tensor]:
+    return batch.per_example_vjp_blocks(middle.combine(coefficients))
+
+
+def _squares_across(rows: Tensor) -> Tensor:
+    """Return every row's squared length in float64, without a second copy of the rows."""
+    lengths: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    return lengths.square()
+
+
+def _squares_down(rows: Tensor) -> Tensor:
+    lengths: Tensor = torch.linalg.vector_norm(rows, dim=0, dtype=torch.float64)
+    return lengths.square()
 
 
 def _like(batch: Batch) -> Tensor:

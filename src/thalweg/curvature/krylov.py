@@ -24,6 +24,7 @@ from torch import Tensor
 
 from thalweg.curvature.operator import LinearOperator, finite_matmat
 from thalweg.curvature.room import WORK
+from thalweg.curvature.sums import inner_products, lengths
 
 __all__ = ["KrylovBasis", "Ritz", "rayleigh_quotients"]
 
@@ -148,7 +149,7 @@ class KrylovBasis:
         self._chain_start, self._chain_width, self._chain_steps = self.size, 0, 0
 
     def _begin(self, direction: Tensor) -> None:
-        direction /= torch.linalg.vector_norm(direction)
+        direction /= float(lengths(direction))
         for _ in range(2):
             self._orthogonalise(direction)
         self._keep(direction, torch.zeros(self.capacity, dtype=torch.float64), self._chain)
@@ -193,8 +194,7 @@ class KrylovBasis:
         block = self._rows[first : self.size]
         products = finite_matmat(self.operator, block.T).T
         self.products += len(block)
-        lengths = torch.linalg.vector_norm(products, dim=1)
-        self.scale = max(self.scale, float(lengths.max()))
+        self.scale = max(self.scale, float(lengths(products).max()))
         remainder = products.clone(memory_format=torch.contiguous_format)
         del products
         columns = self._orthogonalise(remainder) + self._orthogonalise(remainder)
@@ -207,17 +207,17 @@ class KrylovBasis:
         expected: list[Tensor] = []
         for at, step in enumerate(steps):
             fresh = not bool(step.coupling.any())
-            length = float(torch.linalg.vector_norm(step.direction))
+            length = float(lengths(step.direction))
             if self.size == self.operator.dim or length <= (1e-8 if fresh else self.rounding):
                 continue
             vector = torch.div(step.direction, length, out=self._rows[self.size])
             for _ in range(2):
                 self._orthogonalise(vector)
-                vector /= torch.linalg.vector_norm(vector)
+                vector /= float(lengths(vector))
             column = length * step.coupling
             waiting = [p for p in self._pending if not any(p is done for done in steps[: at + 1])]
             for other in waiting:
-                overlap = float(vector @ other.direction)
+                overlap = float(inner_products(vector, other.direction[None]))
                 other.direction.sub_(vector, alpha=overlap)
                 column = column + overlap * other.coupling
             self.size += 1
@@ -244,9 +244,9 @@ class KrylovBasis:
 
     def _leave(self, remainder: Tensor, chains: list[int], first: int) -> float:
         """Add what is left of the products as pending directions; return the largest norm."""
-        lengths = torch.linalg.vector_norm(remainder, dim=1).tolist()
+        left = lengths(remainder).tolist()
         longest = 0.0
-        for row, (length, chain) in enumerate(zip(lengths, chains, strict=True), start=first):
+        for row, (length, chain) in enumerate(zip(left, chains, strict=True), start=first):
             if self.size == self.operator.dim or length <= self.rounding:
                 continue
             longest = max(longest, length)
@@ -258,12 +258,12 @@ class KrylovBasis:
     def _orthogonalise(self, vectors: Tensor) -> Tensor:
         """Remove the basis from a vector or from rows, in place; return the coefficients."""
         rows = self._rows[: self.size]
-        parts = vectors @ rows.T
+        parts = inner_products(vectors, rows)
         if vectors.ndim == 1:
-            vectors.addmv_(rows.T, parts, alpha=-1)
+            vectors.addmv_(rows.T, parts.to(rows), alpha=-1)
         else:
-            vectors.addmm_(parts, rows, alpha=-1)
-        return parts.to("cpu", torch.float64)
+            vectors.addmm_(parts.to(rows), rows, alpha=-1)
+        return parts
 
     def _compare(self, gaps: Tensor) -> None:
         """Use the symmetry of the operator to see how exact its products are."""
@@ -303,7 +303,7 @@ class KrylovBasis:
     def _gram(self) -> Tensor:
         """The inner products of the pending directions."""
         directions = self._rows[self.capacity - self.pending :]
-        return (directions @ directions.T).flip(0, 1).to("cpu", torch.float64)
+        return inner_products(directions, directions).flip(0, 1)
 
     def most_coupled(self, vectors: Float[Tensor, "size k"], count: int) -> list[int]:
         """Return which `count` pending directions the residuals of these vectors owe most to."""
@@ -311,7 +311,7 @@ class KrylovBasis:
             return list(range(self.pending))
         weights = [
             float(torch.linalg.vector_norm(p.coupling[: len(vectors)] @ vectors))
-            * float(torch.linalg.vector_norm(p.direction))
+            * float(lengths(p.direction))
             for p in self._pending
         ]
         return sorted(range(len(weights)), key=weights.__getitem__)[-count:]
@@ -343,7 +343,7 @@ class KrylovBasis:
         for pending in self._pending:
             weight = float(pending.coupling[: self.size] @ mix)
             image.sub_(pending.direction, alpha=weight)
-        return math.sqrt(len(pairs)) * float(torch.linalg.vector_norm(image))
+        return math.sqrt(len(pairs)) * float(lengths(image))
 
     def restart(self, ritz: Ritz, kept: Tensor) -> None:
         """Keep these Ritz vectors alone, in place; the relation above stays exact.

@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from thalweg.curvature.operator import LinearOperator, finite_matmat
+from thalweg.curvature.sums import lengths, own_products
 from thalweg.landscape.memory import parse_bytes
 
 __all__ = ["Restriction", "Tridiagonal", "lockstep", "most_chains"]
@@ -344,14 +345,14 @@ class _Chains:
         self.full, dtype = _plan(operator, count, steps, memory)
         rows = starts.detach().to(operator.device, dtype).T.contiguous()
         rows = self._restrict(rows)
-        self.masses = torch.linalg.vector_norm(rows, dim=1).to("cpu", torch.float64).square()
+        self.masses = lengths(rows).square()
         bad = ~(torch.isfinite(self.masses) & (self.masses > 0))
         if bool(bad.any()):
             raise ValueError(
                 f"start {int(bad.nonzero()[0])} of {count} is zero (after the restriction, if "
                 f"there is one) or not finite, and no chain can begin there"
             )
-        self.current = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+        self.current = rows / self.masses.sqrt().to(rows)[:, None]
         self.basis = torch.zeros(
             count, steps if self.full else 2, dim, dtype=dtype, device=operator.device
         )
@@ -381,14 +382,14 @@ class _Chains:
         where = self.active.to(self.current.device)
         product = torch.zeros_like(self.current)
         product[where] = finite_matmat(self.operator, self.current[where].T.contiguous()).T
-        norms = torch.linalg.vector_norm(product, dim=1).to("cpu", torch.float64)
+        norms = lengths(product)
         self.scale = max(self.scale, float(norms.max()))
         rest, first = self._orthogonalise(self._restrict(product))
         rest, second = self._orthogonalise(self._restrict(rest))
         column = (first + second).to("cpu", torch.float64)
         self._compare(column, place)
         self.diagonal[self.active, self.step] = column[self.active, place]
-        left = torch.linalg.vector_norm(rest, dim=1).to("cpu", torch.float64)
+        left = lengths(rest)
         self.step += 1
         self.lengths[self.active] = self.step
         ended = left <= self.rounding
@@ -402,8 +403,9 @@ class _Chains:
 
     def _orthogonalise(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         basis = self.basis[:, : self.step + 1]
-        parts = torch.bmm(basis, rows[:, :, None])
-        return rows - torch.bmm(parts.transpose(1, 2), basis)[:, 0], parts[:, :, 0]
+        parts = own_products(basis, rows)
+        removed = torch.bmm(parts[:, None, :].to(rows), basis)[:, 0]
+        return removed.neg_().add_(rows), parts
 
     def _restrict(self, rows: Tensor) -> Tensor:
         return rows if self._restriction is None else self._restriction(rows.T).T

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
+from scipy.special import gammaincc
 from torch import Tensor
 
 from thalweg.curvature.blocks import block_traces, coordinates
@@ -126,11 +127,12 @@ def layer_curvature(
         two 30.0 8.0
     """
     chosen = make_groups(groups) if isinstance(groups, ParameterSpec) else dict(groups)
-    generator, _ = make_generator(seed)
+    generator, number = make_generator(seed)
     before = operator.cost
-    traces = block_traces(
+    found = block_traces(
         operator, chosen, samples=samples, overlapping=True, level=level, seed=generator
     )
+    traces = {name: replace(one, seed=number) for name, one in found.items()}
     chains = chains_beside(operator, group_starts(operator, chosen, generator), steps, memory)
     return measured_groups(chosen, traces, chains, operator.cost - before)
 
@@ -213,8 +215,10 @@ def extreme(
     Beyond $x$ an eigenvalue could only hide where every start $q$ is all but orthogonal to
     its eigenvector: its weight is at most the Christoffel number $\mu(x)$ of the chain, and
     a random direction in $n$ dimensions has so small a weight with a probability of at
-    most $\sqrt{2 n \mu(x) / \pi}$. The far end of the bracket is where the product of these
-    probabilities over the chains is 1e-4.
+    most $p = \sqrt{2 n \mu(x) / \pi}$. The product of these over $m$ chains is no
+    probability itself, for it is small whenever $m$ is large; that it is as small as it is
+    has the probability $\Gamma(m, -\sum \log p) / \Gamma(m)$ (Fisher's combination). The far
+    end of the bracket is where that is 1e-4.
 
     Args:
         chains: Chains whose starts are uniformly random directions in the same space.
@@ -224,6 +228,9 @@ def extreme(
 
     Returns:
         The bracket: its near end ``certified``, its far end ``estimated``.
+
+    References:
+        R. Fisher (1925), Statistical methods for research workers, §21.1.
     """
     sign = 1.0 if largest else -1.0
     nodes = torch.cat([sign * chain.nodes for chain in chains])
@@ -243,20 +250,17 @@ def extreme(
 
 
 def missed(chains: Sequence[Tridiagonal], dim: int, bound: float) -> float:
-    """Bound the probability that an eigenvalue beyond all nodes and `bound` was missed.
+    """Bound the probability that an eigenvalue above all nodes and `bound` was missed.
 
     Args:
         chains: Chains whose starts are uniformly random directions in the same space.
         dim: The dimension of that space.
-        bound: Where such an eigenvalue would lie at the least (or at the most).
+        bound: Where such an eigenvalue would lie at the least.
 
     Returns:
-        The bound of `extreme`; 1 where it says nothing, such as where a node lies beyond.
+        The bound of `extreme`; 1 where it says nothing, such as where a node lies above.
     """
-    nodes = torch.cat([chain.nodes for chain in chains]) if chains else torch.zeros(0)
-    if not chains:
-        return 0.0
-    if float(nodes.min()) <= bound <= float(nodes.max()):
+    if any(float(chain.nodes.max()) >= bound for chain in chains):
         return 1.0
     return math.exp(_log_missed(chains, dim, bound))
 
@@ -268,7 +272,8 @@ def _log_missed(chains: Sequence[Tridiagonal], dim: int, x: float) -> float:
         if weight <= 0.0:
             return -math.inf
         total += min(0.0, 0.5 * math.log(2 * dim * weight / math.pi))
-    return total
+    chance = float(gammaincc(len(chains), -total))
+    return math.log(chance) if chance else -math.inf
 
 
 def _first(hidden: Callable[[float], float], near: float, size: float) -> float:

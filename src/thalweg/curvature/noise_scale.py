@@ -180,7 +180,8 @@ def gradient_noise_scale(
     generator, number = make_generator(seed)
     gradient = land.gradient(theta)
     _refuse_infinite(gradient)
-    spread = _spread(land, theta, gradient, samples, generator)
+    with torch.inference_mode(False):
+        spread = _spread(land, theta.clone(), gradient, samples, generator)
     simple = _simple(spread, land.cost - before, level, number)
     population = _population(spread, land.cost - before, level, number)
     curved, curvature = None, math.nan

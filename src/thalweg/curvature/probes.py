@@ -66,11 +66,11 @@ class Rounding:
         gap = forms - forms.T
         self._check(gap, products)
         self._gaps.append(gap[torch.ones_like(gap, dtype=torch.bool).triu(1)])
-        self._sizes.append((vectors * products).abs().sum(0).to("cpu", torch.float64))
+        self._sizes.append((double(vectors) * double(products)).abs().sum(0).cpu())
         return forms
 
     def _check(self, gap: Tensor, products: Tensor) -> None:
-        size = float(torch.linalg.vector_norm(products, dim=0).max())
+        size = float(torch.linalg.vector_norm(double(products), dim=0).max())
         worst = float(gap.abs().max())
         if worst > 30 * math.sqrt(torch.finfo(self.operator.dtype).eps) * size:
             raise ValueError(
@@ -127,5 +127,5 @@ def read_diagonal(operator: LinearOperator) -> tuple[Tensor, Tensor]:
         basis[columns, columns - first] = 1
         products = finite_matmat(operator, basis)
         entries.append(products[columns, columns - first])
-        sizes.append(torch.linalg.vector_norm(products, dim=0))
-    return torch.cat(entries), 16 * torch.finfo(operator.dtype).eps * double(torch.cat(sizes))
+        sizes.append(torch.linalg.vector_norm(double(products), dim=0))
+    return torch.cat(entries), 16 * torch.finfo(operator.dtype).eps * torch.cat(sizes)

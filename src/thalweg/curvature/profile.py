@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from thalweg.curvature.blocks import block_traces
 from thalweg.curvature.counts import Inertia
 from thalweg.curvature.density import SpectralDensity, draw_density
-from thalweg.curvature.eigenpairs import Eigenpairs, eigenpairs
+from thalweg.curvature.eigenpairs import OVERLOOKED, Eigenpairs, eigenpairs
 from thalweg.curvature.gauss_newton import GaussNewton
 from thalweg.curvature.lanczos import Tridiagonal
 from thalweg.curvature.layers import (
@@ -120,6 +121,11 @@ class CurvatureProfile:
             lines += [f"  {layer}" for layer in self.layers]
         if not bool(pairs.converged.all()):
             lines.append("eigenvalues marked ? did not converge: raise passes, or ask for fewer")
+        elif pairs.overlooked > OVERLOOKED:
+            lines.append(
+                "that none of the largest eigenvalues is missing (a tie, or a further copy) was "
+                "not certified: raise probes or passes"
+            )
         lines.append(f"{self.cost}; at most {self.memory / 2**20:.4g} MiB; seed {self.seed}")
         return "\n".join(lines)
 
@@ -133,8 +139,12 @@ class CurvatureProfile:
             "type": "curvature profile",
             "kind": self.kind,
             "dim": self.dim,
-            "loss": self.loss,
-            "gradient_norm": self.gradient_norm,
+            "loss": self.loss if math.isfinite(self.loss) else repr(self.loss),
+            "gradient_norm": (
+                self.gradient_norm
+                if math.isfinite(self.gradient_norm)
+                else repr(self.gradient_norm)
+            ),
             "eigenpairs": self.eigenpairs.to_json(),
             "largest": self.largest.to_json(),
             "lowest": self.lowest.to_json(),
@@ -422,7 +432,11 @@ def _vouched(pairs: Eigenpairs, spectrum: Spectrum) -> Eigenpairs:
     """Say how likely it is that the chains, too, missed an eigenvalue above the last one."""
     if not bool(pairs.converged.all()):
         return pairs
-    chance = missed(spectrum.chains, spectrum.free, float(pairs.values[-1]))
+    if spectrum.chains:
+        chance = missed(spectrum.chains, spectrum.free, float(pairs.values[-1]))
+    else:
+        rank = np.sort(spectrum.atoms - spectrum.radii)[-len(pairs.values)]
+        chance = 0.0 if rank <= float(pairs.intervals[-1, 1]) else 1.0
     return replace(pairs, overlooked=min(pairs.overlooked, chance))
 
 

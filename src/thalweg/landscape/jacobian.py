@@ -17,7 +17,10 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from thalweg.landscape.objective import Objective
 
-__all__ = ["OutputLoss", "Tape"]
+__all__ = ["STACKED_WORK", "OutputLoss", "Tape", "agree", "unstacked"]
+
+STACKED_WORK = 2**23
+"""Multiply-adds of one product on a CPU below which many vectors travel together."""
 
 
 class Tape:
@@ -59,9 +62,35 @@ class Tape:
             )
         return duals, [(i, p) for i, p in enumerate(parts) if p is not None and p.requires_grad]
 
-    def jvp(self, tangent: Sequence[Tensor]) -> list[Any]:
-        r"""Return $J v$, in the flat order of the outputs, for $v$ in parts."""
-        products = [torch.zeros_like(p) if isinstance(p, Tensor) else p for p in self._flat]
+    @cached_property
+    def convolves(self) -> bool:
+        """Whether the graph holds a convolution, whose second derivative torch computes whole.
+
+        Its double backward also makes the derivatives in input and weight that $J v$ does not
+        ask for, at twice the price.
+        """
+        ahead = [self._flat[i].grad_fn for i in self._live]
+        seen = set(ahead)
+        while ahead:
+            node = ahead.pop()
+            if "Convolution" in node.name():
+                return True
+            following = {n for n, _ in node.next_functions if n is not None} - seen
+            seen |= following
+            ahead.extend(following)
+        return False
+
+    def jvp(self, tangent: Sequence[Tensor], *, stacked: bool = False) -> list[Any]:
+        r"""Return $J v$, in the flat order of the outputs, for $v$ in parts.
+
+        Args:
+            tangent: The parts of $v$, or of many stacked in front.
+            stacked: Whether they are.
+        """
+        front = tangent[0].shape[:1] if stacked else ()
+        products = [
+            p.new_zeros(*front, *p.shape) if isinstance(p, Tensor) else p for p in self._flat
+        ]
         if not self._live:
             return products
         duals, kept = self._back
@@ -73,25 +102,33 @@ class Tape:
             [tangent[i] for i, _ in kept],
             retain_graph=True,
             allow_unused=True,
+            is_grads_batched=stacked,
         )
         for i, part in zip(self._live, found, strict=True):
             if part is not None:
                 products[i] = part
         return products
 
-    def vjp(self, cotangents: Sequence[Any]) -> list[Tensor]:
-        r"""Return $J^\top u$ in parts, for $u$ in the flat order of the outputs."""
+    def vjp(self, cotangents: Sequence[Any], *, stacked: bool = False) -> list[Tensor]:
+        r"""Return $J^\top u$ in parts, for $u$ in the flat order of the outputs.
+
+        Args:
+            cotangents: The parts of $u$, or of many stacked in front.
+            stacked: Whether they are.
+        """
+        front = next(u.shape[:1] for u in cotangents if isinstance(u, Tensor)) if stacked else ()
         if not self._live:
-            return [torch.zeros_like(leaf) for leaf in self._leaves]
+            return [leaf.new_zeros(*front, *leaf.shape) for leaf in self._leaves]
         found = torch.autograd.grad(
             [self._flat[i] for i in self._live],
             self._leaves,
             [cotangents[i] for i in self._live],
             retain_graph=True,
             allow_unused=True,
+            is_grads_batched=stacked,
         )
         return [
-            torch.zeros_like(leaf) if part is None else part
+            leaf.new_zeros(*front, *leaf.shape) if part is None else part
             for leaf, part in zip(self._leaves, found, strict=True)
         ]
 
@@ -188,6 +225,26 @@ class OutputLoss:
             allow_unused=True,
         )
         return self._whole(found)
+
+
+def unstacked(nest: Any, count: int) -> list[Any]:
+    """Return a nest of stacked tensors as many nests."""
+    flat, structure = tree_flatten(nest)
+    return [
+        tree_unflatten([p[i] if isinstance(p, Tensor) else p for p in flat], structure)
+        for i in range(count)
+    ]
+
+
+def agree(found: Any, expected: Any) -> bool:
+    """Say whether two nests of tensors agree up to rounding."""
+    pairs = [
+        (a, b)
+        for a, b in zip(tree_flatten(found)[0], tree_flatten(expected)[0], strict=True)
+        if b.numel()
+    ]
+    tolerance = 1e4 * max((torch.finfo(b.dtype).eps for _, b in pairs), default=0.0)
+    return all(float((a - b).abs().max()) <= tolerance * float(b.abs().max()) for a, b in pairs)
 
 
 def _floating(part: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from thalweg.landscape.data import cut, divisible, leading
-from thalweg.landscape.jacobian import OutputLoss, Tape
+from thalweg.landscape.jacobian import STACKED_WORK, OutputLoss, Tape, agree, unstacked
 from thalweg.landscape.metrics import own_losses
 from thalweg.landscape.protocols import check_theta
 from thalweg.landscape.sweep import Sweep, as_leaves
@@ -102,6 +103,9 @@ class ModelBatch:
     @cached_property
     def _tape(self) -> Tape:
         sweep = self._sweep
+        if "stacked products" not in sweep.vmaps:
+            sweep.vmaps["forward products"] = sweep.vmaps["stacked products"] = False
+            sweep.vmaps["forward products"], sweep.vmaps["stacked products"] = self._compare()
         with sweep.guard():
             tape = sweep.tape(as_leaves(self._views), self.batch)
             if not sweep.adjoint:
@@ -124,8 +128,8 @@ class ModelBatch:
         vectors = check_theta(vectors, theta.shape[0], theta.dtype, theta.device)
         return vectors.reshape(-1, theta.shape[0])
 
-    def _pieces(self, row: Tensor) -> list[Tensor]:
-        return list(self._sweep.network.spec.views(row).values())
+    def _pieces(self, rows: Tensor) -> list[Tensor]:
+        return list(self._sweep.network.spec.views(rows).values())
 
     def _exposed(self) -> AbstractContextManager[None]:
         return self._sweep.guard() if self._sweep.exposed() else nullcontext()
@@ -138,9 +142,10 @@ class ModelBatch:
             return tree_map(lambda part: part.new_zeros(*shape, *part.shape), self.outputs)
         products = self._forward(rows[0]) if len(rows) == 1 else None
         if products is None:
-            tape = self._tape
+            step, found = self._vectors_at_once(len(rows)), []
             with self._exposed():
-                found = [tape.nest(tape.jvp(self._pieces(row))) for row in rows]
+                for start in range(0, len(rows), step):
+                    found += self._ahead(rows[start : start + step])
         else:
             found = [products]
         return tree_map(lambda *parts: torch.stack(parts).reshape(*shape, *parts[0].shape), *found)
@@ -149,14 +154,118 @@ class ModelBatch:
         """Return $J v$ by forward mode, or None where a graph is kept or there is no such mode."""
         if "_tape" in vars(self) or not self.forward_mode:
             return None
-        tangent = self._sweep.network.spec.views(row)
         try:
-            with self._sweep.guard(), warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # torch's own torch.jit.script
-                return torch.func.jvp(self._call, (self._views,), (tangent,))[1]
+            return self._forward_products(row[None])
         except (NotImplementedError, RuntimeError):
             self.forward_mode = False
             return None
+
+    def _forward_products(self, rows: Tensor) -> Any:
+        """Return $J v$ by forward mode, of many rows stacked in front."""
+
+        def run(tangent: dict[str, Tensor]) -> Any:
+            return torch.func.jvp(self._call, (self._views,), (tangent,))[1]
+
+        views = self._sweep.network.spec.views
+        with self._sweep.guard(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch's own torch.jit.script
+            return run(views(rows[0])) if len(rows) == 1 else torch.func.vmap(run)(views(rows))
+
+    def _graph_products(self, rows: Tensor) -> Any:
+        """Return $J v$ from the kept graph, of many rows stacked in front."""
+        tape = self._tape
+        if len(rows) == 1:
+            return tape.nest(tape.jvp(self._pieces(rows[0])))
+        return tape.nest(tape.jvp(self._pieces(rows), stacked=True))
+
+    def _ahead(self, rows: Tensor) -> list[Any]:
+        """Return $J v$ of all rows at once, one nest per row."""
+        rows = rows.contiguous()
+        forward = self._sweep.vmaps["forward products"]
+        found = self._forward_products(rows) if forward else self._graph_products(rows)
+        return [found] if len(rows) == 1 else unstacked(found, len(rows))
+
+    def _back(self, cotangents: list[Any], out: Tensor) -> None:
+        r"""Write $J^\top u$ of all cotangents at once into the rows of `out`."""
+        flat = [tree_flatten(cotangent)[0] for cotangent in cotangents]
+        if len(flat) == 1:
+            torch.cat([part.reshape(-1) for part in self._tape.vjp(flat[0])], out=out[0])
+            return
+        together = [
+            torch.stack(parts) if isinstance(parts[0], Tensor) else parts[0]
+            for parts in zip(*flat, strict=True)
+        ]
+        for view, part in zip(
+            self._pieces(out), self._tape.vjp(together, stacked=True), strict=True
+        ):
+            view.copy_(part)
+
+    def _vectors_at_once(self, count: int) -> int:
+        """Return how many vectors go through the kept graph at once; 1 means a loop.
+
+        A rule of sizes, recorded in the landscape's plan: many at once under the memory cap,
+        where torch has batching rules for the whole network and (on a CPU) a product is small.
+        """
+        sweep, examples = self._sweep, len(self.indices)
+        self.linearise()
+        small = self._theta.device.type != "cpu" or len(self._theta) * examples <= STACKED_WORK
+        wanted = small or sweep.vmaps["forward products"]
+        if count < 2 or not wanted or not sweep.vmaps["stacked products"]:
+            return 1
+        held = sweep.plan("jacobian", self.batch)[1]
+        if self.keeps:  # beside the graphs of the other batches
+            held = min(sweep.budget.cap, held * sweep.census.examples / examples)
+        one = functools.cache(lambda: self._metered(1))
+
+        def probe(vectors: int) -> float:
+            return held + (max(0, self._metered(vectors) - one()) if vectors > 1 else 0)
+
+        mode, key = "vectors of Jacobian products", (sweep.kind(self.batch), examples, self.keeps)
+        return sweep.budget.plan(mode, key, count, probe)[0]
+
+    def _metered(self, vectors: int) -> int:
+        """Return the peak bytes of so many products, but for the graph and the results."""
+        rows = self._theta.expand(vectors, -1)
+        out = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
+        with self._sweep.guard():
+            return self._sweep.metered(lambda: self._back(self._ahead(rows), out))
+
+    def _compare(self) -> tuple[bool, bool]:
+        """Say whether to take $J v$ by forward mode, and whether stacked vectors work.
+
+        Both are held to single products with the graph of two examples.
+        """
+        sweep, batch = self._sweep, self.batch
+        if divisible(batch) and sweep.policy != "batch":
+            batch = cut(batch, 0, min(leading(batch), 2))
+        few = ModelBatch(sweep, self._theta, batch, 1, False)
+        generator = torch.Generator().manual_seed(0)
+        rows = torch.randn(2, len(self._theta), generator=generator).to(self._theta)
+        few.linearise()
+        with sweep.guard():
+            truth = [few._graph_products(row[None]) for row in rows]
+            back = torch.stack([torch.empty_like(row) for row in rows])
+            for cotangent, out in zip(truth, back, strict=True):
+                few._back([cotangent], out[None])
+
+        def agrees(work: Callable[[], Any], *expected: Any) -> bool:
+            found: list[Any] = []
+            try:
+                with sweep.guard(), warnings.catch_warnings():
+                    warnings.simplefilter("error")  # torch warns where vmap would be a slow loop
+                    sweep.metered(lambda: found.append(work()))
+            except (RuntimeError, ValueError, TypeError, UserWarning):
+                return False
+            return bool(found) and agree(found[0], tree_map(lambda *t: torch.stack(t), *expected))
+
+        def stacked() -> Tensor:
+            out = torch.empty_like(rows)
+            few._back(truth, out)
+            return out
+
+        forward = few._tape.convolves and agrees(lambda: few._forward_products(rows), *truth)
+        ahead = forward or agrees(lambda: few._graph_products(rows), *truth)
+        return forward, ahead and agrees(stacked, *back)
 
     def vjp(self, cotangents: Any) -> Float[Tensor, "*batch dim"]:
         r"""Return $J^\top u$ for cotangents of the outputs' structure, stacked in front or not.
@@ -166,11 +275,11 @@ class ModelBatch:
         """
         shape, rows = self._stacked(cotangents)
         self._count()
-        tape = self._tape
+        step = self._vectors_at_once(len(rows)) if len(rows) > 1 else 1
         result = self._theta.new_empty(len(rows), self._theta.shape[0])
         with self._exposed():
-            for row, out in zip(rows, result, strict=True):
-                torch.cat([part.reshape(-1) for part in tape.vjp(row)], out=out)
+            for start in range(0, len(rows), step):
+                self._back(rows[start : start + step], result[start : start + step])
         return result.reshape(*shape, -1) if len(rows) else result.reshape(*shape, len(self._theta))
 
     def _stacked(self, cotangents: Any) -> tuple[tuple[int, ...], list[list[Any]]]:
@@ -235,12 +344,11 @@ class ModelBatch:
         if not self._fresh:
             self._count()
         self._fresh = False
-        tape, result = self._tape, torch.empty_like(rows)
+        step, result = self._vectors_at_once(len(rows)), rows.new_empty(rows.shape)
         with self._exposed():
-            for row, out in zip(rows, result, strict=True):
-                tangent = tape.nest(tape.jvp(self._pieces(row)))
-                parts = tape.vjp(tree_flatten(middle(tangent))[0])
-                torch.cat([part.reshape(-1) for part in parts], out=out)
+            for start in range(0, len(rows), step):
+                tangents = self._ahead(rows[start : start + step])
+                self._back([middle(t) for t in tangents], result[start : start + step])
         return result.reshape(vectors.shape)
 
     def _divide(self) -> None:
@@ -335,10 +443,11 @@ class ModelBatch:
             )
         self._stacked(cotangents)
         self._count()
+        spare = 4 * sum(int(part.nbytes) for part in tree_flatten(self.outputs)[0])  # the caller's
 
         def probe(few: int) -> int:
             part = cut(self.batch, 0, few), cut(cotangents, 0, few)
-            return sweep.metered(lambda: self._vmapped_vjps(*part))
+            return spare + sweep.metered(lambda: self._vmapped_vjps(*part))
 
         with sweep.guard():
             step = self._at_once("own products", probe)
@@ -346,8 +455,8 @@ class ModelBatch:
             stop = min(start + step, count)
             part = cut(self.batch, start, stop), cut(cotangents, start, stop)
             with sweep.guard():
-                rows = self._vmapped_vjps(*part) if step > 1 else self._own_vjp(*part)
-            yield rows
+                rows = [self._vmapped_vjps(*part) if step > 1 else self._own_vjp(*part)]
+            yield rows.pop()  # not to hold it beside the next one
 
     def _own_vjp(self, example: Any, cotangent: Any) -> Tensor:
         tape = self._sweep.tape(as_leaves(self._views), example)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("hvp.py",)
+BENCHMARKS = ("hvp.py", "curvature.py")
 
 
 def main() -> int:

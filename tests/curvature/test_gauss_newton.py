@@ -304,6 +304,7 @@ def wide(examples: int = 50) -> ModelLandscape:
     return ModelLandscape(model, F.cross_entropy, data)
 
 
+@pytest.mark.slow
 def test_a_trace_by_signs_says_so() -> None:
     land = wide()
     with GaussNewton(land, here(land)) as G:
@@ -319,6 +320,7 @@ def test_a_trace_by_signs_says_so() -> None:
         assert G.own_diagonal() is None
 
 
+@pytest.mark.slow
 def test_other_losses_of_many_outputs() -> None:
     """Above 32 outputs by eigenvectors of small blocks; above 256 no factor is known."""
     for width, known in ((40, True), (300, False)):

@@ -155,3 +155,14 @@ def test_certified_gaps_are_empty(with_spectrum, calibration):
         hits += empty
     assert certified > len(calibration.seeds) // 2
     calibration.check("gap next to zero is empty, risk 0.1", hits, level=0.9)
+
+
+def test_what_a_gap_cannot_tell_apart_is_one_eigenvalue(with_spectrum):
+    """Rounding may let a chain see a repeated eigenvalue twice: still one, and not the two."""
+    operator = with_spectrum([0.05, 0.05 + 3e-7, 1.0, 2.0, 3.0])
+    found = nearest_zero(operator, 2, resolution=0.01, tol=1e-6, seed=0)
+    assert found.verdict.yes
+    assert found.values.tolist() == pytest.approx([0.05, 1.0], abs=1e-5)
+    fewer = nearest_zero(operator, 5, resolution=0.01, tol=1e-6, seed=0)
+    assert fewer.verdict.no
+    assert len(fewer.values) == 4

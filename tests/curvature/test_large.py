@@ -51,7 +51,7 @@ def own_peak(H: Hessian, run: Callable[[Hessian], Any]) -> tuple[Any, int]:
 @pytest.fixture(scope="module")
 def starved(hessian) -> tuple[Eigenpairs, int]:
     """Two eigenpairs under a cap that leaves room for less than 19 vectors."""
-    run = lambda H: eigenpairs(H, 2, tol=1e-2, max_products=30, memory=CAP, seed=0)  # noqa: E731
+    run = lambda H: eigenpairs(H, 2, tol=1e-2, max_products=20, memory=CAP, seed=0)  # noqa: E731
     return own_peak(hessian, run)
 
 
@@ -76,7 +76,7 @@ def test_a_cap_that_is_too_small_is_refused(hessian) -> None:
 
 def test_the_density_keeps_to_its_cap(hessian) -> None:
     def run(H: Hessian) -> SpectralDensity:
-        return spectral_density(H, probes=4, steps=5, deflate=0, memory=CAP, seed=0)
+        return spectral_density(H, probes=4, steps=4, deflate=0, memory=CAP, seed=0)
 
     rho, peak = own_peak(hessian, run)
     # beside the bases: starts, products and the two last vectors of each of four chains
@@ -92,13 +92,13 @@ from thalweg.curvature.profile import curvature_profile
 from thalweg.zoo import mlp
 torch.set_num_threads(1)
 model = {size}
-inputs = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
-land = ModelLandscape(model, F.cross_entropy, (inputs, torch.arange(8)))
+inputs = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+land = ModelLandscape(model, F.cross_entropy, (inputs, torch.arange(4)))
 theta = land.vector(model)
 land.gradient(theta)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 found = curvature_profile(
-    land, theta, eigenvalues=2, probes=4, passes=20, layers=False, memory="1.5 GiB", seed=0
+    land, theta, eigenvalues=1, probes=4, passes=20, layers=False, memory="1.5 GiB", seed=0
 )
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(json.dumps([before, after, found.cost.passes, found.memory, str(found)]))

@@ -61,6 +61,7 @@ def test_weight_decay_adds_exactly_itself():
     torch.testing.assert_close(penalised.values, decayed.values, rtol=1e-6, atol=0)
 
 
+@pytest.mark.slow
 def test_augmentation_is_applied_to_minibatches_alone():
     land, theta, _ = linear()
     doubled = minibatch_sharpness(
@@ -73,6 +74,7 @@ def test_augmentation_is_applied_to_minibatches_alone():
     assert doubled.cost.passes < 60
 
 
+@pytest.mark.slow
 def test_random_augmentation_is_reproduced_by_the_seed():
     def noisy(inputs, generator):
         noise = torch.randn(inputs.shape, generator=generator, dtype=torch.float64)
@@ -86,6 +88,7 @@ def test_random_augmentation_is_reproduced_by_the_seed():
     assert not torch.equal(runs[0].values, runs[2].values)
 
 
+@pytest.mark.slow
 def test_a_network_with_its_certificates():
     with torch.random.fork_rng():
         torch.manual_seed(0)

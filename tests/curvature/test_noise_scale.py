@@ -47,6 +47,7 @@ def test_against_a_naive_loop(penalty):
     assert found.curvature == pytest.approx(float(mean @ dense @ mean))
 
 
+@pytest.mark.slow
 def test_the_noise_of_random_minibatches_is_what_the_scale_says():
     land, theta = network()
     scale = gradient_noise_scale(land, theta, samples=0, seed=0).simple.value
@@ -85,6 +86,7 @@ def test_unequal_weights_are_linearised_per_example():
     assert found.simple.value == pytest.approx(float((parts**2).mean() / mean**2))
 
 
+@pytest.mark.slow
 def test_random_signs_are_unbiased_and_their_interval_holds():
     seeds = 40
     land, theta = network(examples=120)
@@ -160,7 +162,10 @@ def test_inference_mode_changes_nothing():
     outside = gradient_noise_scale(land, theta, seed=0)
     with torch.inference_mode():
         inside = gradient_noise_scale(land, theta, seed=0)
-    assert inside.to_json() == outside.to_json()
+    assert inside.population.interval == outside.population.interval
+    assert inside.curved is not None
+    assert outside.curved is not None
+    assert inside.curved.interval == outside.curved.interval
 
 
 def test_refusals():

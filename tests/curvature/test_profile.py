@@ -172,5 +172,5 @@ def test_copies_that_a_narrow_block_cannot_see_are_not_vouched_for():
 
 def test_a_loss_that_overflows_is_still_strict_json():
     land = FunctionLandscape(lambda x: x.square().sum() / 2, dim=3)
-    found = curvature_profile(land, torch.full((3,), 1e200).double(), seed=0)
+    found = curvature_profile(land, torch.full((3,), 1e200, dtype=torch.float64), seed=0)
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["loss"] == "inf"

@@ -99,8 +99,10 @@ def test_records_hold_the_dense_eigenvalues_of_a_network():
     "options",
     [
         {"lr": 0.3},
-        {"lr": 0.1, "momentum": 0.9, "nesterov": True},
-        {"lr": 0.1, "batch_size": 6},
+        pytest.param(
+            {"lr": 0.1, "momentum": 0.9, "nesterov": True}, marks=pytest.mark.slow, id="nesterov"
+        ),
+        pytest.param({"lr": 0.1, "batch_size": 6}, marks=pytest.mark.slow, id="minibatches"),
         {"optimizer": lambda p: torch.optim.Adam(p, lr=0.05), "batch_size": 7},
     ],
 )

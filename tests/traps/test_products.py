@@ -219,3 +219,19 @@ def test_positive_semidefinite_of_low_rank() -> None:
         assert float(values[0]) > -1e-13 * float(values[-1])
         assert int((values > 1e-12 * values[-1]).sum()) == 3
         torch.testing.assert_close(hessian, factor.T @ factor, rtol=1e-12, atol=1e-13)
+
+
+def test_a_hessian_that_is_all_but_zero_is_not_called_asymmetric():
+    """At a loss of 1e-13 the products are rounding, whose asymmetry says nothing."""
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+    inputs = torch.randn(30, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    targets = (inputs[:, 0] > 0).long()
+    model = model.double()
+    with torch.no_grad():
+        model[0].weight[:] = 0.0
+        model[0].weight[:, 0] = 1e4
+        model[2].weight[0], model[2].weight[1] = -2.3, 2.3
+    land = ModelLandscape(model, F.cross_entropy, (inputs, targets))
+    assert float(land.loss(land.initial)) < 1e-12
+    with land.at(land.initial) as point:
+        assert float(point.hvp(torch.ones(land.dim, dtype=torch.float64)).norm()) < 1e-9

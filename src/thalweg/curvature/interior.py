@@ -276,28 +276,28 @@ class _Gaps:
         slack = max(self.tol * norm, 4 * rounding)
         if self.asked is None:
             self.resolution = max(1e-5 * norm, 4 * rounding)
-        first, found = int((nodes <= self.resolution).sum()), 0
+        first, chosen = int((nodes <= self.resolution).sum()), list[int]()
         self.next_to_zero, self.answer = None, "unresolved"
-        for i in range(first, first + self.k):
-            if i < len(nodes) and float(residuals[i]) > slack:
+        for i in range(first, len(nodes) + 1):
+            if len(chosen) == self.k or (i < len(nodes) and float(residuals[i]) > slack):
                 break
             low, high = self._gap(nodes, i)
-            inner = float(nodes[i - 1]) + slack if found else self.resolution - rounding
-            if found and i < len(nodes) and float(nodes[i]) <= inner + slack:
-                low = high = float(nodes[i])
-            elif low > inner:
+            inner = float(nodes[i - 1]) + slack if chosen else self.resolution - rounding
+            if chosen and i < len(nodes) and float(nodes[i]) <= inner + slack:
+                continue  # a further copy, which rounding let the chain see
+            if low > inner:
                 break
             if i == len(nodes):
                 self.answer = "no"
             elif high < float(nodes[i]) - slack:
                 break
-            if not found:
+            if not chosen:
                 ends = (self.sign * self.resolution, self.sign * (high - rounding))
                 self.next_to_zero = (min(ends), max(ends))
-            if i == len(nodes):
-                break
-            found += 1
-        self.chosen = order[first : first + found]
+            if i < len(nodes):
+                chosen.append(i)
+        found = len(chosen)
+        self.chosen = order[chosen]
         self.answer = "yes" if found == self.k else self.answer
         self._explain(nodes, first, found)
 

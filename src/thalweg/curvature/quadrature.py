@@ -33,6 +33,8 @@ Array = NDArray[np.float64]
 Function = Callable[[Array], Array]
 
 _LEAST_SKEWNESS = 1e-4
+_MOST_SKEWNESS = 4.0
+"""In units of what one lone eigenvalue gives; a node of less weight than that is no eigenvalue."""
 
 
 def sum_interval(
@@ -60,7 +62,8 @@ def sum_interval(
     with np.errstate(divide="ignore", invalid="ignore"):
         skewness = 8 * third / ((free + 2) * (free + 4)) / (probes**2 * error**3)
     skewness = np.where(np.isfinite(skewness), skewness, 0.0)
-    size = np.maximum(np.abs(skewness), _LEAST_SKEWNESS)
+    most = _MOST_SKEWNESS * math.sqrt(8 / probes)
+    size = np.clip(np.abs(skewness), _LEAST_SKEWNESS, most)
     shape, arm = 4 / size**2, 2 * error / size
     tail = (1 - level) / 2
     inner = arm * (shape / stats.gamma.ppf(1 - tail, shape) - 1)

@@ -97,12 +97,14 @@ def check_symmetric(sweep: Sweep) -> None:
         for _ in range(2)
     ]
     forms, scale = [], 0.0
+    sizes = [_inner(rows, rows) ** 0.5 for rows in pair]
+    floor = torch.finfo(network.dtype).eps * sizes[0] * sizes[1]  # a Hessian of rounding alone
     for mine, other in (pair, pair[::-1]):
         product = differentiate_again([slopes[i] for i in kept], leaves, [mine[i] for i in kept])
         forms.append(_inner(product, other))
         scale = max(scale, (_inner(product, product) * _inner(other, other)) ** 0.5)
     tolerance = min(max(1e3 * torch.finfo(network.dtype).eps, 1e-10), 0.2)
-    if abs(forms[0] - forms[1]) > tolerance * scale:
+    if abs(forms[0] - forms[1]) > tolerance * scale + floor:
         raise RuntimeError(
             f"Hessian products of this network are not symmetric ({forms[0]:.6g} and "
             f"{forms[1]:.6g} for "

@@ -439,3 +439,12 @@ def test_coverage_of_signs(calibration: Any) -> None:
                 sum(truth in one for one in found),
                 width_ratio=float(widths.median()) / oracle,
             )
+
+
+def test_inference_mode_changes_nothing():
+    model, x, y = zoo.tiny("mlp")
+    land = ModelLandscape(model, torch.nn.functional.cross_entropy, (x, y))
+    vector = torch.ones(land.dim, dtype=torch.float64)
+    outside = GaussNewton(land, land.initial) @ vector
+    with torch.inference_mode():
+        assert torch.equal(GaussNewton(land, land.initial) @ vector, outside)

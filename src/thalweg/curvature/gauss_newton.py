@@ -101,6 +101,7 @@ class OutputOperator(PointOperator):
         self._ledger.total += self.landscape.cost - before
         return total.div_(_positive(mass)).T
 
+    @torch.inference_mode(False)
     def own_trace(self, *, level: float = 0.95, seed: Seed = None) -> Estimate | None:
         r"""Return the trace without a product, from vectors $J_i^\top u$ of single examples.
 
@@ -150,6 +151,7 @@ class OutputOperator(PointOperator):
             seed=number,
         )
 
+    @torch.inference_mode(False)
     def own_diagonal(self) -> Float[Tensor, " dim"] | None:
         """Return the diagonal without a product where `own_trace` is exact, else None."""
         self._check_open()

@@ -89,6 +89,7 @@ class GradientMoment(OutputOperator):
             products = products - torch.outer(self.mean, self.mean @ vectors)
         return products
 
+    @torch.inference_mode(False)
     def own_trace(self, *, level: float = 0.95, seed: Seed = None) -> Estimate | None:
         """Return the trace from the squared lengths of the examples' gradients, exactly."""
         before = self.cost
@@ -99,6 +100,7 @@ class GradientMoment(OutputOperator):
         spent = self.cost - before
         return exact_trace(self, raw.value - mean, raw.value + mean, spent, level, raw.seed or 0)
 
+    @torch.inference_mode(False)
     def own_diagonal(self) -> Float[Tensor, " dim"] | None:
         """Return the diagonal from the squares of the examples' gradients."""
         raw = super().own_diagonal()

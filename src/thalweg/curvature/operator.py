@@ -58,6 +58,11 @@ class LinearOperator(ABC):
     def _product(self, vectors: Tensor) -> Tensor:
         """Return the product with the checked `(dim, k)` columns of `vectors`."""
 
+    def _outside(self, vectors: Tensor) -> Tensor:
+        """Return the product, also where the caller is in inference mode."""
+        with torch.inference_mode(False):
+            return self._product(vectors.clone() if vectors.is_inference() else vectors)
+
     def matmat(self, vectors: Float[Tensor, "dim k"]) -> Float[Tensor, "dim k"]:
         r"""Return $A V$, all columns in one sweep where the operator can.
 
@@ -77,15 +82,15 @@ class LinearOperator(ABC):
                 f"matmat takes columns of shape ({self.dim}, k), got {tuple(vectors.shape)}; "
                 f"for one vector write operator @ vector"
             )
-        return self._product(vectors.detach())
+        return self._outside(vectors.detach())
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
         """Return the product with one vector `(dim,)` or with the columns of `(dim, k)`."""
         self._check(vectors)
         columns = vectors.detach()
         if columns.ndim == 1:
-            return self._product(columns[:, None])[:, 0]
-        return self._product(columns)
+            return self._outside(columns[:, None])[:, 0]
+        return self._outside(columns)
 
     def to_dense(self, *, limit: int = _DENSE_LIMIT) -> Float[Tensor, "dim dim"]:
         """Return the matrix itself, which takes `dim` products.
@@ -108,7 +113,7 @@ class LinearOperator(ABC):
             )
         identity = torch.eye(self.dim, dtype=self.dtype, device=self.device)
         blocks = (identity[:, i : i + _BLOCK] for i in range(0, self.dim, _BLOCK))
-        return torch.cat([self._product(block) for block in blocks], dim=1)
+        return torch.cat([self._outside(block) for block in blocks], dim=1)
 
     def to_scipy(self) -> scipy.sparse.linalg.LinearOperator:
         """Return this operator for SciPy, on NumPy vectors.
@@ -122,7 +127,7 @@ class LinearOperator(ABC):
         def product(array: Any) -> Any:
             columns = torch.as_tensor(np.ascontiguousarray(array, dtype=kind))
             columns = columns.reshape(self.dim, -1).to(self.device, self.dtype)
-            answer = self._product(columns).cpu().numpy().astype(kind, copy=False)
+            answer = self._outside(columns).cpu().numpy().astype(kind, copy=False)
             return answer.reshape(np.shape(array))
 
         return scipy.sparse.linalg.LinearOperator(
@@ -272,7 +277,8 @@ class PointOperator(LinearOperator):
             )
         self.dim, self.dtype, self.device = land.dim, land.dtype, land.device
         self.landscape = land
-        self.theta = theta.clone()
+        with torch.inference_mode(False):
+            self.theta = theta.clone()
         self._ledger = Ledger()
         self._stack = ExitStack()
         self._release = weakref.finalize(self, self._stack.close)

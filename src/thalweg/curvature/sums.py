@@ -60,7 +60,8 @@ def own_products(
 def lengths(vectors: Float[Tensor, "*k dim"]) -> Float[Tensor, "*k"]:
     """Return the Euclidean norms of vectors, float64 on the CPU."""
     wide = vectors.dtype if vectors.device.type == "mps" else torch.float64
-    return torch.linalg.vector_norm(vectors, dim=-1, dtype=wide).to("cpu", torch.float64)
+    norms: Tensor = torch.linalg.vector_norm(vectors, dim=-1, dtype=wide)
+    return norms.to("cpu", torch.float64)
 
 
 def _plain(rows: Tensor) -> bool:

@@ -42,7 +42,8 @@ class ModelBatch:
     def __init__(self, sweep: Sweep, theta: Tensor, batch: Any, first: int, keeps: bool) -> None:
         self._sweep, self._theta, self.batch, self.keeps = sweep, theta, batch, keeps
         self.indices = range(first, first + leading(batch))
-        self._views = sweep.network.spec.views(theta)
+        with torch.inference_mode(False):  # inside it, views could not be differentiated
+            self._views = sweep.network.spec.views(theta)
         self._share = sweep.share * len(self.indices) / sweep.census.examples
         self._fresh = True
         self.forward_mode = True
@@ -488,7 +489,9 @@ class ModelBatch:
 
 def linearised(sweep: Sweep, theta: Tensor) -> Iterator[ModelBatch]:
     """Go through the data at one vector, in chunks under the memory cap."""
-    first, keeps, theta = 0, sweep.tapes_fit(), theta.clone()
+    first, keeps = 0, sweep.tapes_fit()
+    with torch.inference_mode(False):
+        theta = theta.clone()
     for chunk in sweep.guarded("jacobian"):
         count = leading(chunk)
         sweep.ledger.add(passes=sweep.share * count / sweep.census.examples)

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from thalweg.paths import is_connected as is_connected
     from thalweg.paths import line as line
     from thalweg.paths import string as string
+    from thalweg.report import plot as plot
     from thalweg.survey import Survey as Survey
     from thalweg.survey import SurveyConfig as SurveyConfig
     from thalweg.topology import MergeTree as MergeTree

@@ -442,8 +442,8 @@ def test_coverage_of_signs(calibration: Any) -> None:
 
 
 def test_inference_mode_changes_nothing():
-    model, x, y = zoo.tiny("mlp")
-    land = ModelLandscape(model, torch.nn.functional.cross_entropy, (x, y))
+    model, x, y = tiny("mlp")
+    land = ModelLandscape(model, F.cross_entropy, (x, y))
     vector = torch.ones(land.dim, dtype=torch.float64)
     outside = GaussNewton(land, land.initial) @ vector
     with torch.inference_mode():

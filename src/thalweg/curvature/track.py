@@ -16,6 +16,7 @@ from torch import Tensor
 from thalweg.curvature.step_rule import StepRule
 from thalweg.curvature.tracker import Record, Tracker
 from thalweg.estimate import Cost
+from thalweg.landscape.minibatches import Minibatches
 from thalweg.landscape.protocols import FiniteSum, Landscape, check_theta
 from thalweg.landscape.seeding import Seed, make_generator
 
@@ -336,35 +337,17 @@ def _factory(
     )
 
 
-class _Order:
-    """Minibatches in a fresh random order every epoch; its state can be kept."""
+def _order(land: Landscape, batch_size: int | None, seed: int) -> Minibatches:
+    """Return what draws the minibatches; all the data is one where no size is given.
 
-    def __init__(self, land: Landscape, batch_size: int | None, seed: int) -> None:
-        if batch_size is not None and not isinstance(land, FiniteSum):
-            raise ValueError("this landscape is no mean over examples, so it has no minibatches")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.land, self.batch_size = land, batch_size
-        self._generator = make_generator(seed)[0]
-        self._queue: list[Tensor] = []
-
-    def draw(self) -> Landscape:
-        """Return the next minibatch, or all the data."""
-        if self.batch_size is None or not isinstance(self.land, FiniteSum):
-            return self.land
-        if not self._queue:
-            order = torch.randperm(self.land.examples, generator=self._generator)
-            self._queue = list(order.split(self.batch_size))[::-1]  # type: ignore[no-untyped-call]  # in torch
-        return self.land.minibatch(self._queue.pop())
-
-    def state(self) -> dict[str, Any]:
-        """Return what `load` needs."""
-        return {"generator": self._generator.get_state(), "queue": list(self._queue)}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on where another one stood."""
-        self._generator.set_state(state["generator"])
-        self._queue = list(state["queue"])
+    Raises:
+        ValueError: If the landscape has no examples to draw from.
+    """
+    if batch_size is not None and not isinstance(land, FiniteSum):
+        raise ValueError("this landscape is no mean over examples, so it has no minibatches")
+    if batch_size is None:
+        batch_size = land.examples if isinstance(land, FiniteSum) else 1
+    return Minibatches(land, batch_size, make_generator(seed)[0])
 
 
 class _Run:
@@ -388,7 +371,8 @@ class _Run:
         self.land, self.tracker, self.settings = land, tracker, settings
         self.leaf = start.clone().requires_grad_()
         self.optimizer = factory([self.leaf])
-        self.order = _Order(land, batch_size, tracker.seed)
+        self.batch_size = batch_size
+        self.order = _order(land, batch_size, tracker.seed)
         self.losses: list[float] = []
         self.step, self.training = 0, Cost()
         if resume is not None and kept is not None:
@@ -435,9 +419,9 @@ class _Run:
 
     def _name(self) -> str:
         kind = type(self.optimizer).__name__
-        if kind == "SGD" and self.order.batch_size is None:
+        if kind == "SGD" and self.batch_size is None:
             kind = "gradient descent"
-        size = self.order.batch_size
+        size = self.batch_size
         return kind if size is None else f"{kind} on minibatches of {size}"
 
     def go(self, steps: int, progress: Progress | None) -> Track:
@@ -452,7 +436,7 @@ class _Run:
 
     def _go(self, steps: int, progress: Progress | None) -> str:
         while True:
-            whole = self.order.batch_size is None
+            whole = self.batch_size is None
             last = self.tracker.records[-1].step if self.tracker.records else -1
             due, more = self.tracker.due(self.step) and last < self.step, self.step < steps
             if due and not (whole and more):

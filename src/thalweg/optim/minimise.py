@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from thalweg.estimate import Cost
-from thalweg.landscape.protocols import FiniteSum, Landscape, check_theta
+from thalweg.landscape.minibatches import Minibatches
+from thalweg.landscape.protocols import Landscape, check_theta
 from thalweg.landscape.seeding import Seed, make_generator
 
 __all__ = ["Minimum", "Progress", "minimise", "train"]
@@ -354,7 +355,7 @@ def train(
     """
     theta = _check(land, theta, tol)
     generator, recorded = make_generator(seed)
-    batches = _Batches(land, batch_size, generator)
+    batches = Minibatches(land, batch_size, generator)
     total = _count_steps(steps, epochs, batches.per_epoch)
     if optimizer not in _OPTIMISERS:
         raise ValueError(f"unknown optimizer {optimizer!r}; use one of {', '.join(_OPTIMISERS)}")
@@ -408,27 +409,6 @@ def _training_reason(norm: float, tol: float, diverged: bool, done: int, lr: flo
     return (
         "all steps are taken and the gradient is not zero yet; train longer, or go on with minimise"
     )
-
-
-class _Batches:
-    """Goes through the examples in a fresh random order every epoch."""
-
-    def __init__(self, land: Landscape, batch_size: int, generator: torch.Generator) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.land, self.generator, self.batch_size = land, generator, batch_size
-        self.sum = land if isinstance(land, FiniteSum) and batch_size < land.examples else None
-        self.per_epoch = 1 if self.sum is None else math.ceil(self.sum.examples / batch_size)
-        self._queue: list[Tensor] = []
-
-    def draw(self) -> Landscape:
-        if self.sum is None:
-            return self.land
-        if not self._queue:
-            order = torch.randperm(self.sum.examples, generator=self.generator)
-            size = self.batch_size
-            self._queue = [order[i : i + size] for i in range(0, len(order), size)][::-1]
-        return self.sum.minibatch(self._queue.pop())
 
 
 def _count_steps(steps: int | None, epochs: float | None, per_epoch: int) -> int:

@@ -367,8 +367,12 @@ def test_ctrl_c_while_the_curvature_is_measured_exits_with_130(
 def test_a_real_interrupt_ends_the_process_with_130_and_what_ended_is_kept(
     mine: str, workplace: Path
 ) -> None:
+    heeding = (  # what runs in the background of a shell inherits a SIGINT that is ignored
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from thalweg.cli import main; main()"
+    )
     command = [
-        sys.executable, "-c", "from thalweg.cli import main; main()",
+        sys.executable, "-c", heeding,
         "survey", "run", f"{mine}:wells", "--minima", "500", "--out", "w.survey",
     ]  # fmt: skip
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=workplace) as process:
@@ -376,7 +380,10 @@ def test_a_real_interrupt_ends_the_process_with_130_and_what_ended_is_kept(
         while time.monotonic() < deadline and not list(workplace.glob("w.survey/arrays/m02*")):
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        try:
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     said = re.search(r"stopped at minimum/seed=\d+, which will be done anew; (\d+) jobs are", err)
     assert said is not None

@@ -335,8 +335,16 @@ def test_other_losses_of_many_outputs() -> None:
                 assert found.value == pytest.approx(float(G.to_dense().trace()), rel=0.1)
 
 
-@pytest.mark.parametrize("cap", [500_000, 4_000_000])
-@pytest.mark.parametrize("name", ["mlp", "cnn"])
+@pytest.mark.parametrize(
+    ("name", "cap"),
+    [
+        ("cnn", 500_000),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [("cnn", 4_000_000), ("mlp", 500_000), ("mlp", 4_000_000)]
+        ),
+    ],
+)
 def test_the_memory_cap(name: str, cap: int) -> None:
     """Products, trace, diagonal and kept batches; planning included, results aside.
 

@@ -51,6 +51,7 @@ def test_minibatches_are_sharper_than_all_data_on_average():
     assert found.mean.interval[0] > found.full.upper
 
 
+@pytest.mark.slow
 def test_weight_decay_adds_exactly_itself():
     land, theta, _ = linear()
     plain = minibatch_sharpness(land, theta, batch_size=6, seed=3)

@@ -11,11 +11,30 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thalweg.estimate import Bound, Cost
+from thalweg.estimate import Bound, BoundKind, Cost
 from thalweg.landscape.protocols import Landscape, check_theta, for_evaluation
 from thalweg.paths.height import Profile, bracket_maximum
 
-__all__ = ["Path", "check_ends", "join", "measure"]
+__all__ = ["Floor", "Path", "check_ends", "join", "measure"]
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """A loss that every path between two ends reaches, and why.
+
+    Args:
+        loss: The loss, an absolute value.
+        kind: What it is worth: ``"exact"``, ``"certified"`` or ``"estimated"``.
+        reason: The proof, in a sentence.
+    """
+
+    loss: float
+    kind: BoundKind
+    reason: str
+
+    def __str__(self) -> str:
+        """Return the loss, its kind and the reason."""
+        return f"every path reaches {self.loss:.8g} ({self.kind}): {self.reason}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +58,11 @@ class Path:
         note: What `converged` means here, in a sentence.
         seed: The seed that reproduces it; None if nothing was random.
         cost: What the search and the measurement took.
+        floor: What every path between the ends is known to reach, as an absolute loss; None
+            where nothing better is known than the ends themselves.
+        balanced: The same path with every corner moved into a gauge of its own (`in_gauge`),
+            because a mere rescaling of one end changes heights and lengths; None where no
+            gauge was given.
     """
 
     points: Float[Tensor, "points dim"]
@@ -49,6 +73,8 @@ class Path:
     note: str
     cost: Cost
     seed: int | None = None
+    floor: Floor | None = None
+    balanced: Path | None = None
 
     @cached_property
     def _knots(self) -> Tensor:
@@ -90,13 +116,16 @@ class Path:
     def barrier(self) -> Bound:
         """Bracket of the smallest height of all paths between the ends, above `base`."""
         height = self.height
+        known = Floor(self.base, "certified", "every path holds its ends")
+        if self.floor is not None and self.floor.loss > self.base:
+            known = self.floor
         return Bound(
-            min(0.0, height.upper),
+            min(known.loss - self.base, height.upper),
             height.upper,
-            "certified",
+            known.kind,
             height.upper_kind,
             self.cost,
-            f"0 because every path holds its ends; upper end: {self.method}",
+            f"lower end: {known.reason}; upper end: {self.method}",
         )
 
     def worth(self, tolerance: float | None = None) -> float:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from thalweg.estimate import Cost, Estimate
-from thalweg.landscape.checkpoint import read_checkpoint
+from thalweg.landscape.checkpoint import read_checkpoint, strip_prefix
 from thalweg.landscape.checks import check_function
 from thalweg.landscape.data import ListSource, make_source
 from thalweg.landscape.linear import ModelBatch, linearised
@@ -292,18 +292,43 @@ class ModelLandscape:
                 that differ.
             FileNotFoundError: If there is no such file.
         """
-        if isinstance(model, nn.Module):
-            state: Mapping[str, Tensor] = model.state_dict()
-        elif isinstance(model, (str, Path)):
-            state = read_checkpoint(model)
-        elif isinstance(model, Mapping):
-            state = model
-        else:
-            raise TypeError(
-                "vector() takes a module, a state dict or a path to a checkpoint, not "
-                f"{type(model).__name__}"
+        return self._sweep.network.vector(
+            _state_of(model), frozen_statistics=self.batchnorm == "frozen"
+        )
+
+    def as_shipped(self, model: nn.Module | Mapping[str, Tensor] | str | Path) -> Estimate:
+        """Return the loss of a network as it is stored, with its own BatchNorm statistics.
+
+        What paths and surveys compare is the loss under one policy for all; this is what
+        the network gives where it is deployed. Without BatchNorm the two are the same.
+
+        Args:
+            model: As in `vector`.
+
+        Returns:
+            The loss over the data, with its sampling error.
+
+        Raises:
+            ValueError: If it is another network, or lacks the statistics.
+            FileNotFoundError: If there is no such file.
+        """
+        state, network = _state_of(model), self._sweep.network
+        theta = network.vector(state, frozen_statistics=False)
+        if not network.norms:
+            return loss_estimate(self._sweep, theta)
+        own = strip_prefix(state)
+        if missing := [name for name in network.stored if name not in own]:
+            raise ValueError(
+                f"the state dict lacks the BatchNorm statistics ({missing[0]}), without which "
+                "there is no network to ship; pass the whole state dict"
             )
-        return self._sweep.network.vector(state, frozen_statistics=self.batchnorm == "frozen")
+        network = copy.deepcopy(network)
+        network.stored = {
+            name: own[name].detach().to(here.device, here.dtype)
+            for name, here in network.stored.items()
+        }
+        apply_policy(network, "frozen")
+        return loss_estimate(self._sweep.under(network, "frozen"), theta)
 
     def load_into(self, model: nn.Module, theta: Float[Tensor, " dim"]) -> None:
         """Make a module the network at `theta`: coordinates, constants and statistics.
@@ -434,3 +459,16 @@ class ModelLandscape:
         )
 
     __repr__ = __str__
+
+
+def _state_of(model: nn.Module | Mapping[str, Tensor] | str | Path) -> Mapping[str, Tensor]:
+    """Return the state dict of a module, a mapping or a checkpoint file."""
+    if isinstance(model, nn.Module):
+        return model.state_dict()
+    if isinstance(model, (str, Path)):
+        return read_checkpoint(model)
+    if isinstance(model, Mapping):
+        return model
+    raise TypeError(
+        f"expected a module, a state dict or a path to a checkpoint, not {type(model).__name__}"
+    )

@@ -15,7 +15,7 @@ from thalweg.estimate import Bound, BoundKind, Cost
 from thalweg.landscape.protocols import Landscape, check_theta, for_evaluation
 from thalweg.paths.height import Profile, bracket_maximum
 
-__all__ = ["Floor", "Path", "check_ends", "join", "measure"]
+__all__ = ["Floor", "Path", "check_ends", "join", "measure", "places"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,7 @@ class Path:
 
     @cached_property
     def _knots(self) -> Tensor:
-        steps = torch.linalg.vector_norm((self.points[1:] - self.points[:-1]).double(), dim=1)
-        return torch.cat([steps.new_zeros(1), steps.cumsum(0)])
+        return _arc_lengths(self.points)
 
     @property
     def times(self) -> Float[Tensor, " points"]:
@@ -160,14 +159,7 @@ class Path:
         Raises:
             ValueError: If a time lies outside [0, 1].
         """
-        asked = torch.as_tensor(t, dtype=torch.float64, device=self.points.device)
-        if not bool(((asked >= 0) & (asked <= 1)).all()):
-            raise ValueError(f"t must lie in [0, 1], got {t!r}")
-        times = self.times
-        i = torch.searchsorted(times, asked, right=True).clamp(1, len(times) - 1)
-        gap = times[i] - times[i - 1]
-        part = torch.where(gap > 0, (asked - times[i - 1]) / gap.clamp_min(1e-300), 0.0)
-        return torch.lerp(self.points[i - 1], self.points[i], part.to(self.points.dtype)[..., None])
+        return places(self.points, t)
 
     def reversed(self) -> Path:
         """Return the same path from $b$ to $a$."""
@@ -233,6 +225,37 @@ class Path:
 
 def _word(value: float) -> float | str:
     return value if math.isfinite(value) else repr(value)
+
+
+def _arc_lengths(points: Tensor) -> Tensor:
+    steps = torch.linalg.vector_norm((points[1:] - points[:-1]).double(), dim=1)
+    return torch.cat([steps.new_zeros(1), steps.cumsum(0)])
+
+
+def places(
+    points: Float[Tensor, "points dim"], t: float | Float[Tensor, "*batch"]
+) -> Float[Tensor, "*batch dim"]:
+    """Return the points of a polyline at normalised arc lengths `t`.
+
+    Args:
+        points: The corners, `(K, dim)`.
+        t: A number or a tensor of numbers in [0, 1].
+
+    Returns:
+        One vector per number.
+
+    Raises:
+        ValueError: If a time lies outside [0, 1].
+    """
+    asked = torch.as_tensor(t, dtype=torch.float64, device=points.device)
+    if not bool(((asked >= 0) & (asked <= 1)).all()):
+        raise ValueError(f"t must lie in [0, 1], got {t!r}")
+    knots = _arc_lengths(points)
+    times = knots / knots[-1]
+    i = torch.searchsorted(times, asked, right=True).clamp(1, len(times) - 1)
+    gap = times[i] - times[i - 1]
+    part = torch.where(gap > 0, (asked - times[i - 1]) / gap.clamp_min(1e-300), 0.0)
+    return torch.lerp(points[i - 1], points[i], part.to(points.dtype)[..., None])
 
 
 def check_ends(

@@ -50,14 +50,33 @@ if TYPE_CHECKING:
     from thalweg.landscape import ParameterSpec as ParameterSpec
     from thalweg.optim import minimise as minimise
     from thalweg.paths import Path as Path
+    from thalweg.paths import along as along
+    from thalweg.paths import band as band
+    from thalweg.paths import barrier_definitions as barrier_definitions
     from thalweg.paths import connect as connect
+    from thalweg.paths import critical_point as critical_point
+    from thalweg.paths import curve as curve
+    from thalweg.paths import dynamic_string as dynamic_string
+    from thalweg.paths import height_sampling as height_sampling
+    from thalweg.paths import in_gauge as in_gauge
     from thalweg.paths import is_connected as is_connected
+    from thalweg.paths import level_set_geometry as level_set_geometry
+    from thalweg.paths import level_sets_through_training as level_sets_through_training
     from thalweg.paths import line as line
+    from thalweg.paths import passes_from as passes_from
+    from thalweg.paths import refine as refine
+    from thalweg.paths import shorten as shorten
+    from thalweg.paths import simplex as simplex
     from thalweg.paths import string as string
     from thalweg.report import plot as plot
     from thalweg.survey import Survey as Survey
     from thalweg.survey import SurveyConfig as SurveyConfig
     from thalweg.topology import MergeTree as MergeTree
+    from thalweg.topology import barcode as barcode
+    from thalweg.topology import basin_statement as basin_statement
+    from thalweg.topology import best_known_tree as best_known_tree
+    from thalweg.topology import certified_tree as certified_tree
+    from thalweg.topology import grid_merge_tree as grid_merge_tree
     from thalweg.topology import merge_tree as merge_tree
 
 __version__ = "0.1.0"
@@ -91,10 +110,38 @@ _ROOMS: dict[str, tuple[str, ...]] = {
     "estimate": ("Bound", "Cost", "Estimate", "Verdict"),
     "landscape": ("FunctionLandscape", "Landscape", "ModelLandscape", "ParameterSpec"),
     "optim": ("minimise",),
-    "paths": ("Path", "connect", "is_connected", "line", "string"),
+    "paths": (
+        "Path",
+        "along",
+        "band",
+        "barrier_definitions",
+        "connect",
+        "critical_point",
+        "curve",
+        "dynamic_string",
+        "height_sampling",
+        "in_gauge",
+        "is_connected",
+        "level_set_geometry",
+        "level_sets_through_training",
+        "line",
+        "passes_from",
+        "refine",
+        "shorten",
+        "simplex",
+        "string",
+    ),
     "report": ("plot",),
     "survey": ("Survey", "SurveyConfig"),
-    "topology": ("MergeTree", "merge_tree"),
+    "topology": (
+        "MergeTree",
+        "barcode",
+        "basin_statement",
+        "best_known_tree",
+        "certified_tree",
+        "grid_merge_tree",
+        "merge_tree",
+    ),
     "zoo": (),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}

@@ -54,7 +54,7 @@ def test_auto_keeps_a_low_line_and_leaves_a_high_one() -> None:
 def test_a_level_that_the_line_keeps_ends_the_search() -> None:
     path = connect(RING, A, B, level=1.01)
     assert path.method == "line"
-    assert connect(RING, A, B, level=0.5, seed=0).method == "string"
+    assert connect(RING, A, B, level=0.5, seed=0).method == "beads"
 
 
 def test_scalar_linear_net_barrier(scalar_linear_net: Make) -> None:

@@ -11,11 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
 from torch import Tensor
 
-from thalweg.landscape import FunctionLandscape, Landscape
+from thalweg.landscape import FunctionLandscape, Landscape, ModelLandscape
 from thalweg.optim import minimise
-from thalweg.paths import climb, line, measure, string
+from thalweg.paths import Path, climb, line, measure, string
+from thalweg.paths.band import band
 from thalweg.paths.images import equal_arcs, spacing, tangents
 from thalweg.zoo import muller_brown, six_hump_camelback
 
@@ -266,3 +268,114 @@ def test_progress_is_told(rank_one: Make) -> None:
     assert told
     assert told == sorted(told)
     assert all(0 <= part <= 1 for part in told)
+
+
+def deep_linear(singular: list[float], n: int, seed: int) -> tuple[Landscape, Tensor, Tensor]:
+    """½|W₂W₁ - M|² with r hidden units; the ends differ by a gauge of determinant -1."""
+    g = torch.Generator().manual_seed(seed)
+    r = len(singular)
+    left, right, gauge = (
+        torch.linalg.qr(torch.randn(k, k, generator=g, dtype=torch.float64)).Q for k in (n, n, r)
+    )
+    root = torch.diag(torch.tensor(singular, dtype=torch.float64).sqrt())
+    w2, w1 = left[:, :r] @ root, root @ right[:, :r].T
+    if float(torch.det(gauge)) > 0:
+        gauge[:, 0] *= -1
+    land = FunctionLandscape(
+        lambda x: 0.5 * ((x[: n * r].view(n, r) @ x[n * r :].view(r, n) - w2 @ w1) ** 2).sum(),
+        2 * n * r,
+    )
+    ends = [
+        torch.cat([(w2 @ h).flatten(), (h.T @ w1).flatten()])
+        for h in (torch.eye(r).double(), gauge)
+    ]
+    return land, ends[0], ends[1]
+
+
+def factored(eigenvalues: list[float], n: int, seed: int) -> tuple[Landscape, Tensor, Tensor]:
+    """¼|UUᵀ - M|² with U of rank(M) columns; the ends differ by a gauge of determinant -1."""
+    g = torch.Generator().manual_seed(seed)
+    r = len(eigenvalues)
+    frame, gauge = (
+        torch.linalg.qr(torch.randn(k, k, generator=g, dtype=torch.float64)).Q for k in (n, r)
+    )
+    u = frame[:, :r] @ torch.diag(torch.tensor(eigenvalues, dtype=torch.float64).sqrt())
+    if float(torch.det(gauge)) > 0:
+        gauge[:, 0] *= -1
+    land = FunctionLandscape(
+        lambda x: 0.25 * ((x.view(n, r) @ x.view(n, r).T - u @ u.T) ** 2).sum(), n * r
+    )
+    return land, u.flatten(), (u @ gauge).flatten()
+
+
+@pytest.mark.parametrize("method", [string, band])
+def test_passes_between_families_of_minima(method: Callable[..., Path]) -> None:
+    """½σ_r² and ¼λ_r²: minima and passes come in families, with zero modes."""
+    for (land, a, b), exact in (
+        (deep_linear([2.0, 1.0], 3, 1), 0.5),
+        (factored([2.0, 0.8], 3, 0), 0.16),
+    ):
+        path = method(land, a, b, tolerance=1e-7, seed=0)
+        assert path.height.lower == pytest.approx(exact, rel=1e-6)
+        assert path.height.upper == pytest.approx(exact, rel=1e-6)
+        assert path.converged
+
+
+def digits(examples: int = 400) -> ModelLandscape:
+    pixels, labels = load_digits(return_X_y=True)
+    x = torch.tensor(pixels[:examples] / 16, dtype=torch.float32)
+    g = torch.Generator().manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10))
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.2, generator=g)
+    loss = torch.nn.functional.cross_entropy
+    return ModelLandscape(net, loss, (x, torch.tensor(labels[:examples])))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [string, band])
+def test_minibatches_settle_and_resume(method: Callable[..., Path], tmp_path: Any) -> None:
+    """Far below the line within a budget of full-data gradients; resumed is unbroken."""
+    land = digits()
+    a, b = (
+        minimise(
+            land, land.start(torch.Generator().manual_seed(s)), tol=1e-3, max_gradients=60
+        ).theta
+        for s in (0, 1)
+    )
+    straight = line(land, a, b, max_samples=40)
+    options = {"start": straight, "max_gradients": 150, "batch_size": 50, "max_samples": 60}
+    whole = method(land, a, b, seed=1, **options)
+    assert whole.height.upper < 0.3 * straight.height.lower
+    assert whole.cost.gradients > 4 * 150  # most of them on an eighth of the data
+    calls = itertools.count(1)
+
+    def interrupt(part: float, message: str) -> None:
+        assert 0 <= part <= 1
+        if next(calls) == 25:
+            raise KeyboardInterrupt
+
+    kept = tmp_path / "search.pt"
+    with pytest.raises(KeyboardInterrupt):
+        method(land, a, b, seed=1, checkpoint=kept, progress=interrupt, **options)
+    path = method(land, a, b, seed=1, checkpoint=kept, **options)
+    assert torch.equal(path.points, whole.points)
+    assert path.to_json() == whole.to_json()
+
+
+def test_an_interrupted_string_goes_on_with_the_seed_it_drew(rank_one: Make, tmp_path: Any) -> None:
+    land, frame = rank_one([2.0, 1.0, 0.5])
+    end = math.sqrt(2) * frame[0]
+    calls = itertools.count(1)
+
+    def interrupt(part: float, message: str) -> None:
+        if next(calls) == 12:
+            raise KeyboardInterrupt
+
+    kept = tmp_path / "string.pt"
+    with pytest.raises(KeyboardInterrupt):
+        string(land, end, -end, checkpoint=kept, progress=interrupt)
+    path = string(land, end, -end, checkpoint=kept)
+    again = string(land, end, -end, seed=path.seed)
+    assert torch.equal(path.points, again.points)
+    assert path.cost == again.cost

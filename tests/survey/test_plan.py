@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
-import itertools
-import math
+import dataclasses
 import random
+from collections.abc import Callable
 
 import pytest
 
+from thalweg.estimate import Bound
 from thalweg.survey import SurveyConfig
-from thalweg.survey.plan import Job, Node, job_seed, pair_count, pairs, pending
+from thalweg.survey.plan import Job, Node, job_seed, pending, search_count
+from thalweg.topology import Search, Searched, best_known_tree
 
 NODES = [Node(f"m{i:02d}", 0.1 * ((7 * i) % 12)) for i in range(12)]
 
 
-def height(a: str, b: str) -> float:
+def height(search: Search) -> Bound:
     """A made-up pass, always above its ends."""
-    return 2.0 + random.Random(f"{a}{b}").random()
+    return Bound.exactly(2.0 + random.Random(str(search)).random())
 
 
-def walk(config: SurveyConfig, nodes: list[Node]) -> list[list[tuple[str, str]]]:
-    """Go through all rounds, each pair found as it is planned."""
-    heights: dict[tuple[str, str], float] = {}
-    rounds = []
-    for chosen in pairs(config, nodes, heights):
-        rounds.append(list(chosen))
-        heights |= {pair: height(*pair) for pair in chosen}
-    return rounds
+def finished(config: SurveyConfig, choose: Callable[[list[Job]], Job]) -> dict[Search, Bound]:
+    """Ask again after every single job, done in the order that `choose` likes."""
+    results: dict[Search, Bound] = {}
+    over = {f"minimum/seed={i}" for i in range(12)} | {f"characterise/{n.id}" for n in NODES}
+    while jobs := pending(config, 12, NODES, results, over):
+        job = choose(jobs)
+        if job.kind == "connect":
+            search = Search(*job.minima, job.repeat)
+            results[search] = height(search)
+        over.add(job.key)
+    return results
 
 
 def test_keys_name_the_work() -> None:
     assert Job("minimum", ("m03",), 3).key == "minimum/seed=3"
     assert Job("characterise", ("m03",)).key == "characterise/m03"
     assert Job("connect", ("m00", "m03")).key == "connect/m00-m03"
+    assert Job("connect", ("m00", "m03"), repeat=2).key == "connect/m00-m03/2"
 
 
 def test_seeds_differ_between_jobs_and_surveys_and_fit_a_double() -> None:
@@ -45,57 +51,58 @@ def test_a_seed_is_what_it_always_was() -> None:
     assert job_seed(0, "minimum/seed=3") == 239409327340038
 
 
-def test_few_minima_are_all_paired_in_one_round() -> None:
-    rounds = walk(SurveyConfig(), NODES[:5])
-    assert rounds == [list(itertools.combinations([n.id for n in NODES[:5]], 2))]
-
-
-def test_many_minima_span_a_tree_first_and_then_improve_in_rounds() -> None:
-    config = SurveyConfig(round_size=4, extra_pairs=10)
-    first, *later = walk(config, NODES)
+def test_searches_span_a_tree_first_and_stay_within_three_for_each_minimum() -> None:
+    config = SurveyConfig(round_size=4)
+    made = list(finished(config, lambda jobs: jobs[0]))
     lowest = min(NODES, key=lambda n: n.loss).id
-    assert len(first) == 11
-    assert all(lowest in pair for pair in first)
-    assert [len(r) for r in later] == [4, 4, 2]
-    flat = [pair for r in [first, *later] for pair in r]
-    assert len(set(flat)) == len(flat) == pair_count(config, 12) == 21
+    assert all(lowest in (s.a, s.b) and s.repeat == 0 for s in made[:11])
+    assert len(made) == len(set(made)) <= search_count(config, 12) == 36
+    assert any(s.repeat for s in made)
+    assert search_count(config, 1) == 0
 
 
-def test_further_pairs_are_those_whose_known_pass_is_highest() -> None:
-    config = SurveyConfig(all_pairs=2, round_size=1, extra_pairs=1)
-    nodes = [Node("m00", 0.0), Node("m01", 1.0), Node("m02", 1.0), Node("m03", 1.0)]
-    heights = {("m00", "m01"): 1.1, ("m00", "m02"): 5.0, ("m00", "m03"): 9.0}
-    assert list(pairs(config, nodes, heights))[1] == [("m01", "m03")]
+def test_the_passes_of_the_tree_are_searched_for_again() -> None:
+    config = SurveyConfig(searches_per_minimum=4)
+    results = finished(config, lambda jobs: jobs[0])
+    heights = {node.id: node.loss for node in NODES}
+    found = [Searched(s.a, s.b, h, s.repeat) for s, h in results.items()]
+    best = best_known_tree(heights, found, seed=0)
+    assert all(support.confirmed for support in best.merges)
+    alone = finished(dataclasses.replace(config, repeats=1), lambda jobs: jobs[0])
+    assert all(s.repeat == 0 for s in alone)
 
 
-def test_a_path_that_failed_counts_as_infinitely_high() -> None:
-    config = SurveyConfig(all_pairs=2, round_size=2, extra_pairs=2)
-    nodes = [Node("m00", 0.0), Node("m01", 1.0), Node("m02", 1.0)]
-    heights = {("m00", "m01"): 1.1}
-    assert list(pairs(config, nodes, heights))[1] == [("m01", "m02")]
-
-
-def test_pairs_with_nothing_to_gain_are_left_out() -> None:
-    config = SurveyConfig(all_pairs=2, round_size=2, extra_pairs=2)
-    nodes = [Node("m00", 0.0), Node("m01", 1.0), Node("m02", 1.0)]
-    flat = {("m00", "m01"): 1.0, ("m00", "m02"): 1.0}
-    assert len(list(pairs(config, nodes, flat))) == 1
-
-
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(10))
 def test_the_plan_is_the_same_however_often_it_is_interrupted(seed: int) -> None:
-    """Asking again after every single path gives the pairs of the unbroken walk."""
-    config = SurveyConfig(round_size=3, extra_pairs=9)
-    whole = {pair for r in walk(config, NODES) for pair in r}
-    shuffle = random.Random(seed)
-    heights: dict[tuple[str, str], float] = {}
-    over = {f"minimum/seed={i}" for i in range(12)} | {f"characterise/{n.id}" for n in NODES}
-    while jobs := pending(config, 12, NODES, heights, over):
-        job = shuffle.choice(jobs)
-        a, b = job.minima
-        heights[a, b] = height(a, b)
-        over.add(job.key)
-    assert set(heights) == whole
+    """Asking again after every single path gives the searches of the unbroken walk."""
+    config = SurveyConfig(round_size=3)
+    whole = finished(config, lambda jobs: jobs[0])
+    assert finished(config, random.Random(seed).choice) == whole
+
+
+def test_a_path_that_failed_is_not_asked_for_again_but_replaced() -> None:
+    config = SurveyConfig(saddles=False, levels=0)
+    nodes = [Node("m00", 0.0), Node("m01", 1.0), Node("m02", 1.0)]
+    over = {f"minimum/seed={i}" for i in range(3)} | {f"characterise/{n.id}" for n in nodes}
+    over |= {"connect/m00-m01", "connect/m00-m02"}
+    known = {Search("m00", "m01"): Bound.exactly(1.1)}
+    assert "connect/m01-m02" in [job.key for job in pending(config, 3, nodes, known, over)]
+
+
+def test_saddles_and_level_sets_follow_the_tree() -> None:
+    config = SurveyConfig(searches_per_minimum=1, repeats=1)
+    nodes = [Node("m00", 0.0), Node("m01", 0.5), Node("m02", 1.0)]
+    over = {f"minimum/seed={i}" for i in range(3)} | {f"characterise/{n.id}" for n in nodes}
+    results = {
+        Search("m00", "m01"): Bound.exactly(3.0),
+        Search("m00", "m02"): Bound.exactly(2.0),
+        Search("m01", "m02"): Bound.exactly(4.0),
+    }
+    over |= {f"connect/{s.a}-{s.b}" for s in results}
+    jobs = [job.key for job in pending(config, 3, nodes, results, over)]
+    assert jobs == ["saddle/m00-m02", "saddle/m00-m01", "levels/m00-m01"]
+    less = dataclasses.replace(config, saddles=False, levels=0)
+    assert pending(less, 3, nodes, results, over) == []
 
 
 def test_minima_come_first_then_measures_then_paths() -> None:
@@ -106,5 +113,5 @@ def test_minima_come_first_then_measures_then_paths() -> None:
     assert [j.kind for j in pending(config, 2, nodes, {}, over)] == ["characterise"] * 2
     over |= {"characterise/m00", "characterise/m01"}
     assert [j.key for j in pending(config, 2, nodes, {}, over)] == ["connect/m00-m01"]
-    over.add("connect/m00-m01")
-    assert pending(config, 2, nodes, {("m00", "m01"): math.inf}, over) == []
+    over |= {"connect/m00-m01", "connect/m00-m01/1", "connect/m00-m01/2"}
+    assert pending(config, 2, nodes, {}, over) == []

@@ -16,12 +16,14 @@ from thalweg.estimate import Cost, Estimate
 from thalweg.landscape.checkpoint import read_checkpoint, strip_prefix
 from thalweg.landscape.checks import check_function
 from thalweg.landscape.data import ListSource, make_source
+from thalweg.landscape.enclosure import Enclosures, NetworkEnclosure
 from thalweg.landscape.linear import ModelBatch, linearised
 from thalweg.landscape.memory import Budget, parse_bytes
 from thalweg.landscape.metrics import Metric, loss_estimate, make_metrics, measure
 from thalweg.landscape.network import Network
 from thalweg.landscape.normalisation import apply_policy
 from thalweg.landscape.objective import Objective, Penalty
+from thalweg.landscape.own_losses import example_losses
 from thalweg.landscape.point import ModelPoint
 from thalweg.landscape.protocols import Ledger, check_theta
 from thalweg.landscape.spec import ParameterSpec
@@ -123,6 +125,7 @@ class ModelLandscape:
         self._model_name = type(model).__name__
         self._metrics = make_metrics(metrics)
         self._batch_size = batch_size
+        self._enclosures = Enclosures()
         self._sweep = Sweep(
             network=network,
             source=make_source(data, batch_size),
@@ -361,6 +364,24 @@ class ModelLandscape:
         """
         theta = check_theta(theta, self.dim, self.dtype, self.device, single=True)
         return loss_estimate(self._sweep, theta)
+
+    def example_losses(self, theta: Float[Tensor, " dim"]) -> tuple[Tensor, Tensor]:
+        """Return every example's own loss and weight, `(examples,)` each, without the penalty.
+
+        Raises:
+            ValueError: If the examples cannot be told apart.
+        """
+        theta = check_theta(theta, self.dim, self.dtype, self.device, single=True)
+        return example_losses(self._sweep, theta)
+
+    def enclosure(self) -> NetworkEnclosure:
+        """Return what bounds loss and slope along segments, proven by interval arithmetic.
+
+        Raises:
+            NoEnclosure: If the network is no chain of known layers with a known loss; the
+                message says what stands in the way.
+        """
+        return self._enclosures.of(self._sweep)
 
     def minibatch(self, indices: Sequence[int] | Tensor) -> ModelLandscape:
         """Return the landscape of some examples; its cost is counted here, as a fraction.

@@ -1,13 +1,43 @@
-"""Paths between minima: lines and strings, how high they climb, and the passes on them."""
+"""Paths between minima: how low they run, what stands on top, and the level sets below."""
 
+from thalweg.paths.along import Along as Along
+from thalweg.paths.along import along as along
+from thalweg.paths.band import autoneb_schedule as autoneb_schedule
+from thalweg.paths.band import band as band
+from thalweg.paths.barriers import Barriers as Barriers
+from thalweg.paths.barriers import barrier_definitions as barrier_definitions
+from thalweg.paths.barriers import height_sampling as height_sampling
+from thalweg.paths.beads import BeadString as BeadString
+from thalweg.paths.beads import dynamic_string as dynamic_string
+from thalweg.paths.boxes import box_floor as box_floor
 from thalweg.paths.connect import connect as connect
-from thalweg.paths.connect import is_connected as is_connected
+from thalweg.paths.critical import Certificate as Certificate
+from thalweg.paths.critical import critical_point as critical_point
+from thalweg.paths.curve import Curve as Curve
+from thalweg.paths.curve import curve as curve
+from thalweg.paths.gauge import Gauge as Gauge
+from thalweg.paths.gauge import in_gauge as in_gauge
 from thalweg.paths.height import Profile as Profile
 from thalweg.paths.height import bracket_maximum as bracket_maximum
+from thalweg.paths.laws import LawChoice as LawChoice
+from thalweg.paths.laws import curviness_law as curviness_law
+from thalweg.paths.level_sets import level_set_geometry as level_set_geometry
+from thalweg.paths.level_sets import level_sets_through_training as level_sets_through_training
+from thalweg.paths.level_table import LevelSetGeometry as LevelSetGeometry
 from thalweg.paths.line import line as line
+from thalweg.paths.passes import Pass as Pass
+from thalweg.paths.passes import passes_from as passes_from
+from thalweg.paths.path import Floor as Floor
 from thalweg.paths.path import Path as Path
 from thalweg.paths.path import join as join
 from thalweg.paths.path import measure as measure
+from thalweg.paths.refine import Refined as Refined
+from thalweg.paths.refine import refine as refine
 from thalweg.paths.saddle import Saddle as Saddle
 from thalweg.paths.saddle import climb as climb
+from thalweg.paths.separation import floor_between as floor_between
+from thalweg.paths.shorten import shorten as shorten
+from thalweg.paths.simplex import Simplex as Simplex
+from thalweg.paths.simplex import simplex as simplex
 from thalweg.paths.string import string as string
+from thalweg.paths.verdict import is_connected as is_connected

@@ -1,27 +1,161 @@
-"""Connect two minima: the straight line where it is low enough, else a string."""
+"""Connect two minima: pick the methods, combine them, and say what the result is worth."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path as File
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thalweg.estimate import Cost, Verdict
-from thalweg.landscape.protocols import Landscape, for_evaluation
-from thalweg.landscape.seeding import Seed
+from thalweg.estimate import Cost
+from thalweg.landscape.protocols import FiniteSum, Landscape
+from thalweg.landscape.seeding import Seed, make_generator
+from thalweg.landscape.separators import Separator
+from thalweg.paths.band import band
+from thalweg.paths.beads import dynamic_string
+from thalweg.paths.curve import curve
+from thalweg.paths.gauge import Gauge, chosen
 from thalweg.paths.line import line
 from thalweg.paths.path import Path, check_ends
-from thalweg.paths.string import Progress, string
+from thalweg.paths.resume import Progress
+from thalweg.paths.separation import floor_between
+from thalweg.paths.string import string
 
-__all__ = ["connect", "is_connected"]
+__all__ = ["Align", "Method", "connect"]
 
 Align = Callable[[Tensor, Tensor], Tensor]
-Method = Literal["auto", "line", "string"]
-_METHODS = ("auto", "line", "string")
+Method = Literal["auto", "line", "string", "band", "curve", "chain", "beads"]
+_METHODS = ("auto", "line", "string", "band", "curve", "chain", "beads")
+_BATCH = 64  # examples in a minibatch, where it is left to us
+_ON_CURVE = 0.6  # of the budget, where a string relaxes the curve afterwards
+_BELOW = 0.5  # of the budget, for a string of beads below the level
+_CHAIN_BENDS = 3
+
+
+@dataclass(frozen=True)
+class _Search:
+    """The ends, and the options that the methods share."""
+
+    land: Landscape
+    straight: Path
+    level: float | None
+    tolerance: float | None
+    images: int
+    max_gradients: int
+    max_samples: int
+    batch_size: int | None
+    seed: int
+    checkpoint: File | None
+    progress: Progress | None
+
+    @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        return self.straight.points[0], self.straight.points[-1]
+
+    def file(self, stage: str) -> File | None:
+        """Where a stage keeps its state."""
+        if self.checkpoint is None:
+            return None
+        return self.checkpoint.with_name(f"{self.checkpoint.name}.{stage}")
+
+    def report(self, start: float, stop: float) -> Progress | None:
+        """Return the progress of a stage as a part of the whole."""
+        outer = self.progress
+        if outer is None:
+            return None
+        return lambda part, message: outer(start + (stop - start) * part, message)
+
+    def relax(self, start: Path, budget: int, begun: float) -> Path:
+        """Relax a path as a string."""
+        return string(
+            self.land,
+            *self.ends,
+            start=start,
+            images=self.images,
+            max_gradients=budget,
+            tolerance=self.tolerance,
+            max_samples=self.max_samples,
+            batch_size=None,
+            seed=self.seed,
+            checkpoint=self.file("string"),
+            progress=self.report(begun, 1.0),
+        )
+
+    def banded(self) -> Path:
+        """Relax the straight line as an elastic band."""
+        return band(
+            self.land,
+            *self.ends,
+            start=self.straight,
+            max_gradients=self.max_gradients,
+            tolerance=self.tolerance,
+            max_samples=self.max_samples,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            checkpoint=self.file("band"),
+            progress=self.report(0.1, 1.0),
+        )
+
+    def bent(self, kind: Literal["bezier", "chain"], budget: int, stop: float) -> Path:
+        """Train a curve for its highest points."""
+        return curve(
+            self.land,
+            *self.ends,
+            kind=kind,
+            bends=1 if kind == "bezier" else _CHAIN_BENDS,
+            objective="softmax",
+            start=self.straight,
+            max_gradients=budget,
+            batch_size=self.batch_size,
+            tolerance=self.tolerance,
+            max_samples=self.max_samples,
+            seed=self.seed,
+            checkpoint=self.file(kind),
+            progress=self.report(0.1, stop),
+        )
+
+    def below(self, level: float, budget: int, stop: float) -> Path:
+        """Put beads below a level, and shorten the string there."""
+        found = dynamic_string(
+            self.land,
+            *self.ends,
+            level,
+            base=min(0.0, level - 1.0) if level <= 0 else 0.0,
+            max_gradients=budget,
+            tolerance=self.tolerance,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            checkpoint=self.file("beads"),
+            progress=self.report(0.1, stop),
+        )
+        best = found.shortened or found.path
+        words = found.connected.reason
+        return replace(best, method="beads", note=words, converged=found.connected.yes,
+                       seed=found.seed, cost=found.cost)  # fmt: skip
+
+    def automatic(self) -> Path:
+        """Go on until a path is low enough, from the cheapest method to the best."""
+        best, spent, begun = self.straight, self.straight.cost, 0.1
+        budget = self.max_gradients
+        if self.level is not None and max(map(float, best.losses)) <= self.level:
+            share = max(1, math.floor(_BELOW * budget))
+            found = self.below(self.level, share, 0.1 + 0.9 * _BELOW)
+            spent, best = spent + found.cost, _lower(found, best)
+            if best.maximum.upper <= self.level:
+                return replace(best, cost=spent)
+            budget, begun = budget - share, 0.1 + 0.9 * _BELOW
+        if self.batch_size is not None:
+            share = max(1, math.floor(_ON_CURVE * budget))
+            stop = begun + (1 - begun) * _ON_CURVE
+            found = replace(self, straight=best).bent("bezier", share, stop)
+            spent, best = spent + found.cost - best.cost, _lower(found, best)
+            budget, begun = budget - share, stop
+        found = self.relax(best, max(1, budget), begun)
+        return replace(found, cost=spent + found.cost - best.cost)
 
 
 def connect(
@@ -31,19 +165,31 @@ def connect(
     *,
     method: Method = "auto",
     align: Align | None = None,
+    gauge: Gauge | None = None,
     level: float | None = None,
+    separators: Sequence[Separator] = (),
     tolerance: float | None = None,
     images: int = 13,
     max_gradients: int = 2500,
     max_samples: int = 200,
+    batch_size: int | Literal["auto"] | None = "auto",
     seed: Seed = None,
+    checkpoint: str | File | None = None,
     progress: Progress | None = None,
 ) -> Path:
     r"""Find a low path from `a` to `b` and say how high it climbs.
 
-    ``"line"`` is the straight line, ``"string"`` relaxes it (see `string`). ``"auto"``
-    tries the line, and goes on with a string unless the line's height is at most
-    `tolerance`, or its maximum at most `level`; the lower path is returned.
+    ``"auto"`` begins with the straight line, and is content with it if its height is at most
+    `tolerance`, or its maximum at most `level`. With a `level` it goes on with beads below
+    it. Then, where there are enough examples for minibatches, it bends a Bezier curve, and
+    in any case it relaxes the best path so far as a string that climbs to a pass. The
+    lowest path is returned.
+
+    Alone: ``"line"``; ``"string"`` (`string`); ``"band"``, an elastic band with pivots put
+    in where they are needed (`band`); ``"curve"``, a Bezier curve with one bend, and
+    ``"chain"``, a polygonal chain with three, both trained for their highest points
+    (`curve`); ``"beads"``, dynamic string sampling below `level`, shortened there
+    (`dynamic_string`).
 
     Paths are searched on `land` itself. Heights are those of ``for_evaluation(land)``: a
     network with BatchNorm is evaluated with statistics re-estimated at every point, the
@@ -53,16 +199,27 @@ def connect(
         land: The landscape.
         a: One end, `(dim,)`; a minimum, if the height is to be a pass between minima.
         b: The other end.
-        method: ``"auto"``, ``"line"`` or ``"string"``.
+        method: See above.
         align: ``align(a, b) -> b'``: a vector that computes the same function as `b`, and
             that the path ends at instead. `b` itself by default.
+        gauge: ``gauge(theta) -> theta'``: the vector chosen among those that compute the
+            same. The search is then made again between the chosen ends, and is the result's
+            `Path.balanced`: heights and lengths that do not depend on scales.
         level: A loss that is low enough: no search goes on below it.
+        separators: Sets that may separate the ends; what is known of the loss on them, and
+            on those that the landscape knows itself, is a lower bound of the barrier
+            (`floor_between`).
         tolerance: A difference in loss that does not matter; by default 1e-3 of the range
             of the losses along the line.
         images: Points of the string.
-        max_gradients: Largest number of gradients and HVPs that a search may take.
+        max_gradients: Largest number of gradients and HVPs that the search may take, each
+            over all the data; on a minibatch one counts as its share. Brackets come on top.
         max_samples: Largest number of evaluations for the bracket.
-        seed: For `string`; an integer repeats the path bit for bit.
+        batch_size: Examples in a minibatch of the band, the curve and the beads; None takes
+            all the data. ``"auto"`` takes 64 where there are at least twice as many.
+        seed: An integer repeats the path bit for bit.
+        checkpoint: Keeps the state of each stage in ``FILE.stage``: killed and run again,
+            the call goes on from there and ends at the same path.
         progress: Called with a fraction in [0, 1] and a message.
 
     Returns:
@@ -71,8 +228,9 @@ def connect(
 
     Raises:
         TypeError: If an end is no tensor of the landscape's dtype.
-        ValueError: If an end has the wrong shape or holds NaN, both coincide, or `method`
-            is unknown.
+        ValueError: If an end has the wrong shape or holds NaN, both coincide, `method`
+            is unknown, beads are asked for without a level, or a separating set is crossed
+            below the loss that it claims.
 
     Example:
         >>> import torch
@@ -86,32 +244,114 @@ def connect(
     """
     if method not in _METHODS:
         raise ValueError(f"unknown method {method!r}; use one of {', '.join(_METHODS)}")
+    if method == "beads" and level is None:
+        raise ValueError("beads are put below a level: give level=, a loss above both ends'")
+    if max_gradients < 1:
+        raise ValueError(f"max_gradients must be at least 1, got {max_gradients}")
     a, b = check_ends(land, a, b)
+    _, number = make_generator(seed)
     aligning = Cost()
     if align is not None:
         before = land.cost
         a, b = check_ends(land, a, align(a, b))
         aligning = land.cost - before
-    straight = line(land, a, b, tolerance=tolerance, max_samples=max_samples)
-    straight = replace(straight, cost=straight.cost + aligning)
-    if progress is not None:
-        progress(0.1 if method != "line" else 1.0, f"straight line: height {straight.height}")
-    if method == "line" or (method == "auto" and _low_enough(straight, level, tolerance)):
-        return straight
-    return string(
+    found = _connected(
         land,
         a,
         b,
-        start=straight,
+        method,
+        level=level,
+        tolerance=tolerance,
         images=images,
         max_gradients=max_gradients,
-        tolerance=tolerance,
         max_samples=max_samples,
-        seed=seed,
-        progress=None
-        if progress is None
-        else lambda part, message: progress(0.1 + 0.9 * part, message),
+        batch_size=_batch(land, batch_size),
+        seed=number,
+        checkpoint=None if checkpoint is None else File(checkpoint),
+        progress=progress,
     )
+    before = land.cost
+    floor = floor_between(land, a, b, separators)
+    found = replace(found, floor=floor, cost=found.cost + aligning + (land.cost - before))
+    if gauge is None:
+        return found
+    moved = chosen(land, gauge, a), chosen(land, gauge, b)
+    balanced = connect(
+        land,
+        *moved,
+        method=method,
+        level=level,
+        separators=separators,
+        tolerance=tolerance,
+        images=images,
+        max_gradients=max_gradients,
+        max_samples=max_samples,
+        batch_size=batch_size,
+        seed=number,
+        checkpoint=None if checkpoint is None else f"{checkpoint}.gauge",
+        progress=progress,
+    )
+    return replace(found, balanced=balanced)
+
+
+def _batch(land: Landscape, batch_size: int | Literal["auto"] | None) -> int | None:
+    """Return the examples in a minibatch, or None for all of them."""
+    if batch_size == "auto":
+        many = isinstance(land, FiniteSum) and land.examples >= 2 * _BATCH
+        return _BATCH if many else None
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    return batch_size
+
+
+def _connected(
+    land: Landscape,
+    a: Tensor,
+    b: Tensor,
+    method: Method,
+    *,
+    level: float | None,
+    tolerance: float | None,
+    images: int,
+    max_gradients: int,
+    max_samples: int,
+    batch_size: int | None,
+    seed: int,
+    checkpoint: File | None,
+    progress: Progress | None,
+) -> Path:
+    straight = line(land, a, b, tolerance=tolerance, max_samples=max_samples)
+    straight = replace(straight, seed=seed if method != "line" else None)
+    if progress is not None:
+        progress(0.1 if method != "line" else 1.0, f"straight line: height {straight.height}")
+    if method == "line" or (method == "auto" and _low_enough(straight, level, tolerance)):
+        return replace(straight, seed=None)
+    search = _Search(
+        land,
+        straight,
+        level,
+        tolerance,
+        images,
+        max_gradients,
+        max_samples,
+        batch_size,
+        seed,
+        checkpoint,
+        progress,
+    )
+    match method:
+        case "string":
+            return search.relax(straight, max_gradients, 0.1)
+        case "band":
+            return search.banded()
+        case "curve":
+            return search.bent("bezier", max_gradients, 1.0)
+        case "chain":
+            return search.bent("chain", max_gradients, 1.0)
+        case "beads":
+            assert level is not None
+            return search.below(level, max_gradients, 1.0)
+    return search.automatic()
 
 
 def _low_enough(path: Path, level: float | None, tolerance: float | None) -> bool:
@@ -120,109 +360,6 @@ def _low_enough(path: Path, level: float | None, tolerance: float | None) -> boo
     return path.height.upper <= path.worth(tolerance)
 
 
-def is_connected(
-    land: Landscape,
-    a: Float[Tensor, " dim"],
-    b: Float[Tensor, " dim"],
-    level: float,
-    *,
-    method: Method = "auto",
-    align: Align | None = None,
-    tolerance: float | None = None,
-    images: int = 13,
-    max_gradients: int = 2500,
-    max_samples: int = 200,
-    seed: Seed = None,
-    progress: Progress | None = None,
-) -> Verdict:
-    r"""Decide whether `a` and `b` are joined within $\{L \le \text{level}\}$.
-
-    *Yes* shows a path whose bracketed maximum is at most `level`. *No* is said only where
-    an end lies above the level itself: that no path found is low enough proves nothing.
-
-    Args:
-        land: The landscape.
-        a: One end, `(dim,)`.
-        b: The other end.
-        level: The loss not to be exceeded.
-        method: As in `connect`, like all that follow.
-        align: See `connect`.
-        tolerance: See `connect`.
-        images: See `connect`.
-        max_gradients: See `connect`.
-        max_samples: See `connect`.
-        seed: See `connect`.
-        progress: See `connect`.
-
-    Returns:
-        The verdict, with the path as its evidence.
-
-    Raises:
-        ValueError: As `connect` does, or if `level` is NaN.
-
-    Example:
-        >>> import torch
-        >>> from thalweg.landscape import FunctionLandscape
-        >>> well = FunctionLandscape(lambda x: (x[0]**2 - 1)**2, dim=1)
-        >>> ends = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
-        >>> is_connected(well, *ends, level=1.1).yes
-        True
-        >>> is_connected(well, *ends, level=0.5, seed=0).answer
-        'unresolved'
-        >>> is_connected(well, *ends, level=-0.5).answer
-        'no'
-    """
-    if not level == level:
-        raise ValueError("level is NaN; give a number")
-    a, b = check_ends(land, a, b)
-    view = for_evaluation(land)
-    before = view.cost
-    if align is not None:
-        _, b = check_ends(land, a, align(a, b))
-    ends = [float(x) for x in view.loss(torch.stack([a, b]))]
-    asked = view.cost - before
-    for name, loss in zip("ab", ends, strict=True):
-        if loss > level:
-            return Verdict(
-                "no", f"end {name} lies at {loss:.8g}, above the level {level:.8g}", ends, asked
-            )
-    path = connect(
-        land,
-        a,
-        b,
-        method=method,
-        level=level,
-        tolerance=tolerance,
-        images=images,
-        max_gradients=max_gradients,
-        max_samples=max_samples,
-        seed=seed,
-        progress=progress,
-    )
-    low, high = path.maximum.lower, path.maximum.upper
-    cost = asked + path.cost
-    if high <= level:
-        return Verdict(
-            "yes",
-            f"a {path.method} joins them below {high:.8g} ({path.maximum.upper_kind} upper "
-            f"end), at or under the level {level:.8g}",
-            path,
-            cost,
-        )
-    if low <= level:
-        return Verdict(
-            "unresolved",
-            f"the best path found climbs to between {low:.8g} and {high:.8g}, which "
-            f"straddles the level {level:.8g}; a smaller tolerance or more samples would decide "
-            "it",
-            path,
-            cost,
-        )
-    return Verdict(
-        "unresolved",
-        f"the best path found climbs to {low:.8g}, above the level {level:.8g}, and "
-        "another may stay below; more images and gradients may find it, a proven lower bound of "
-        "the barrier would rule it out",
-        path,
-        cost,
-    )
+def _lower(one: Path, other: Path) -> Path:
+    """Return the path whose bracket ends lower; a NaN is never lower."""
+    return one if one.maximum.upper <= other.maximum.upper else other

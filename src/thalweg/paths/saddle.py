@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -29,7 +29,7 @@ class Saddle:
             the index, and the index itself where the space is the whole space.
         steps: How many steps were taken.
         converged: Whether `gradient_norm` is at most the tolerance and `curvature` is
-            negative.
+            negative beyond rounding.
         reason: Why the climb stopped.
         cost: What it took.
     """
@@ -59,11 +59,58 @@ class Saddle:
         return str(self).replace("[", "\\[")
 
 
-def _krylov(point: Point, starts: list[Tensor], size: int) -> tuple[Tensor, Tensor]:
-    """Return an orthonormal basis `(m, dim)` and the Hessian projected onto it, `(m, m)`.
+@dataclass(frozen=True)
+class Model:
+    """The loss around a point to second order, as far as a Krylov space shows it.
 
-    A block Krylov space grown from `starts`, orthogonalised twice.
+    Attributes:
+        gradient: The gradient, `(dim,)`, float64.
+        frame: An orthonormal basis as rows, `(m, dim)`.
+        images: The Hessian times each row, `(m, dim)`.
+        values: The eigenvalues of the projected Hessian, `(m,)`, the lowest first.
+        vectors: Its eigenvectors, as columns in the frame, `(m, m)`.
+        flat: Curvatures below this in magnitude are those of rounding.
     """
+
+    gradient: Float[Tensor, " dim"]
+    frame: Float[Tensor, "m dim"]
+    images: Float[Tensor, "m dim"]
+    values: Float[Tensor, " m"]
+    vectors: Float[Tensor, "m m"]
+    flat: float
+
+    def newton(self) -> Float[Tensor, " dim"]:
+        r"""Return the shortest step in the space that minimises $|H p + g|$.
+
+        Singular values below a tenth of `flat` count as zero. In a Krylov space this is the
+        step of MINRES-QLP (Choi, Paige and Saunders 2011).
+        """
+        left, sizes, right = torch.linalg.svd(self.images, full_matrices=False)
+        kept = sizes > max(self.flat / 10, 1e-300)
+        inverse = torch.where(kept, 1 / sizes.clamp_min(1e-300), 0.0)
+        step: Tensor = -((left * inverse) @ (right @ self.gradient)) @ self.frame
+        return step
+
+
+def expand(point: Point, starts: list[Tensor], size: int) -> Model:
+    """Return the second-order model in a block Krylov space grown from `starts`.
+
+    Orthogonalised twice; where `size` reaches the dimension the space is the whole space,
+    and its products are taken in one sweep.
+    """
+    gradient = point.gradient.double()
+    if size >= len(gradient):
+        frame = torch.eye(len(gradient), dtype=torch.float64, device=gradient.device)
+        images = point.hvp(frame.to(point.theta.dtype)).double()
+    else:
+        frame, images = _krylov(point, starts, size)
+    projected = frame @ images.T
+    values, vectors = torch.linalg.eigh((projected + projected.T) / 2)
+    noise = max(1e-8, 10 * torch.finfo(point.theta.dtype).eps)
+    return Model(gradient, frame, images, values, vectors, noise * float(values.abs().max()))
+
+
+def _krylov(point: Point, starts: list[Tensor], size: int) -> tuple[Tensor, Tensor]:
     basis: list[Tensor] = []
     products: list[Tensor] = []
     queue = list(starts)
@@ -82,31 +129,65 @@ def _krylov(point: Point, starts: list[Tensor], size: int) -> tuple[Tensor, Tens
         basis.append(vector / left)
         products.append(point.hvp(basis[-1].to(point.theta.dtype)).double())
         queue.append(products[-1])
-    frame = torch.stack(basis)
-    projected = frame @ torch.stack(products).T
-    return frame, (projected + projected.T) / 2
+    if not basis:  # a critical point, and no direction to begin with
+        basis = [torch.zeros_like(starts[0]).double().index_fill(0, torch.tensor([0]), 1.0)]
+        products = [point.hvp(basis[0].to(point.theta.dtype)).double()]
+    return torch.stack(basis), torch.stack(products)
 
 
-def _step(point: Point, mode: Tensor, size: int) -> tuple[Tensor, Tensor, float, int]:
-    """Return the eigenvector-following step, the new mode, its curvature, the index seen."""
-    gradient = point.gradient.double()
-    frame, hessian = _krylov(point, [mode, gradient], size)
-    values, vectors = torch.linalg.eigh(hessian)
-    slopes = vectors.T @ (frame @ gradient)
-    overlap = vectors.T @ (frame @ mode)
+@dataclass(frozen=True)
+class Follow:
+    """An eigenvector-following step."""
+
+    step: Float[Tensor, " dim"]
+    mode: Float[Tensor, " dim"]
+    curvature: float
+    negative: int
+    flat: float
+
+
+def follow(
+    model: Model,
+    mode: Float[Tensor, " dim"],
+    trust: float,
+    *,
+    scale: float = math.inf,
+    lowest: bool = True,
+) -> Follow:
+    r"""Return the step uphill along the mode that overlaps most with `mode`, downhill in others.
+
+    No mode moves farther than `trust`, and curvatures below $|g|$ / `scale` count as that:
+    a zero mode of a symmetry is curved, away from the critical point, in proportion to
+    $|g|^2$, and Newton's step along it is as long as $\theta$ (where the loss does not
+    depend on the length of $\theta$, it is $\theta$). Convergence stays quadratic.
+
+    Args:
+        model: The model.
+        mode: The direction followed before.
+        trust: The longest step.
+        scale: A length over which the landscape changes, such as $|\theta|$.
+        lowest: Whether to turn to the lowest mode where the one followed curves upwards and
+            another downwards.
+    """
+    values, vectors = model.values, model.vectors
+    slopes = vectors.T @ (model.frame @ model.gradient)
+    overlap = (vectors.T @ (model.frame @ mode)).nan_to_num()
     followed = int(overlap.abs().argmax())
-    if values[followed] >= 0 and values[0] < 0:
+    if lowest and values[followed] >= -model.flat and values[0] < -model.flat:
         followed = 0
-    floor = 1e-10 * float(values.abs().max().clamp_min(1e-300))
-    moves = -slopes / values.abs().clamp_min(floor)
+    softest = float(torch.linalg.vector_norm(model.gradient)) / scale
+    moves = -slopes / values.abs().clamp_min(max(model.flat, softest, 1e-300))
+    moves = moves.clamp(-trust, trust)
     moves[followed] = -moves[followed]
-    new_mode = (vectors[:, followed] @ frame) * (1.0 if overlap[followed] >= 0 else -1.0)
-    noise = 1e-9 * float(values.abs().max())
-    return (
-        (vectors @ moves) @ frame,
-        new_mode,
+    sign = 1.0 if overlap[followed] >= 0 else -1.0
+    step = (vectors @ moves) @ model.frame
+    length = float(torch.linalg.vector_norm(step))
+    return Follow(
+        step * min(1.0, trust / max(length, 1e-300)),
+        sign * (vectors[:, followed] @ model.frame),
         float(values[followed]),
-        int((values < -noise).sum()),
+        int((values < -model.flat).sum()),
+        model.flat,
     )
 
 
@@ -119,24 +200,30 @@ def climb(
     radius: float = math.inf,
     max_steps: int = 30,
     krylov: int = 12,
+    max_gradients: int | None = None,
 ) -> Saddle:
     r"""Walk from `theta` to a critical point, uphill along one mode and downhill in all others.
 
     In a block Krylov space of the Hessian, grown from the mode followed and the gradient
-    by at most `krylov` HVPs, each eigenpair $(\lambda_i, v_i)$ contributes the step
+    by `krylov` HVPs, each eigenpair $(\lambda_i, v_i)$ contributes the step
     $-(v_i \cdot g)/|\lambda_i|$, reversed for the mode that overlaps most with the one
     followed before. Near a pass this is Newton's step; where the space is the whole space
     convergence is quadratic. Steps that fail to shrink the gradient shorten the trust
-    radius.
+    radius; where the end is near but convergence slow, the space grows, to 4 `krylov` at
+    most. Zero modes of a symmetry take bounded steps (`follow`) and are not counted as
+    negative once they are flat to rounding.
 
     Args:
         land: The landscape.
         theta: Where to start, `(dim,)`.
-        direction: The direction to follow uphill: the path's tangent.
+        direction: The direction to follow uphill: the path's tangent. Where it is zero, the
+            lowest mode is followed.
         tol: The gradient norm to reach.
         radius: How far from `theta` it may go before it is called a runaway.
         max_steps: The budget of steps, one gradient and `krylov` HVPs each.
         krylov: The size of the Krylov space.
+        max_gradients: The budget in gradients and HVPs together (a step in progress is
+            finished); None for no limit but `max_steps`.
 
     Returns:
         The last accepted point. It is no pass unless `converged`.
@@ -154,10 +241,11 @@ def climb(
         (True, 1.0, 1)
     """
     before = land.cost
-    origin, mode = theta, direction.double() / torch.linalg.vector_norm(direction.double())
-    trust = radius / 2 if math.isfinite(radius) else 1.0
-    best: tuple[float, float, Tensor, Tensor, float, int] | None = None
-    proposal, stalled, first, reason = theta, 0, math.inf, "the budget of steps is spent"
+    mode = direction.double() / torch.linalg.vector_norm(direction.double()).clamp_min(1e-300)
+    gait = _Gait(radius / 2 if math.isfinite(radius) else 1.0, min(krylov, land.dim), land.dim)
+    scale = max(gait.trust, float(torch.linalg.vector_norm(theta.double())))
+    best = Saddle(theta, math.nan, math.nan, mode, math.nan, 0, 0, False, "", Cost())
+    proposal, reason = theta, "the budget of steps is spent"
     steps = -1
     while steps < max_steps:
         steps += 1
@@ -166,41 +254,62 @@ def climb(
             if not (math.isfinite(norm) and math.isfinite(float(point.loss))):
                 reason = "the loss or its gradient stopped being finite"
                 break
-            step, mode, curvature, negative = _step(point, mode, min(krylov, land.dim))
-            if best is None or norm < best[0]:
-                best = (norm, float(point.loss), proposal, mode, curvature, negative)
-        if norm <= tol and curvature < 0:
+            gait.meet(norm)
+            model = expand(point, [mode, point.gradient], gait.size)
+            taken = follow(model, mode, gait.trust, scale=scale)
+            mode, loss = taken.mode, float(point.loss)
+        done = norm <= tol and taken.curvature < -taken.flat
+        if norm == gait.best:
+            best = replace(best, theta=proposal, loss=loss, gradient_norm=norm, direction=mode)
+            best = replace(best, curvature=taken.curvature, negative=taken.negative)
+            best = replace(best, converged=done)
+        if done:
             reason = f"the gradient norm is at most {tol:g}"
             break
-        first = norm if steps == 0 else first
-        stalled = stalled + 1 if norm > 0.9 * best[0] and norm != best[0] else 0
-        if stalled >= 5 or (steps == 5 and best[0] > 0.3 * first):
-            reason = (
-                f"the gradient norm hardly shrinks (from {first:.2g} to {best[0]:.2g}): there may "
-                "be no pass nearby, or its curvatures spread too wide for so few products"
-            )
+        spent = land.cost - before
+        if gait.stuck or (max_gradients and spent.gradients + spent.hvps >= max_gradients):
+            reason = gait.stuck or f"max_gradients={max_gradients} is spent"
             break
-        length = float(torch.linalg.vector_norm(step))
-        if stalled:
-            trust /= 2
-        if length > trust:
-            step = step * (trust / length)
-        proposal = (proposal.double() + step).to(land.dtype)
-        if float(torch.linalg.vector_norm((proposal - origin).double())) > radius:
+        proposal = (proposal.double() + taken.step).to(land.dtype)
+        if float(torch.linalg.vector_norm((proposal - theta).double())) > radius:
             reason = f"it left the ball of radius {radius:.3g} around its start"
             break
-    if best is None:
-        best = (math.nan, math.nan, theta, mode, math.nan, 0)
-    norm, loss, at, mode, curvature, negative = best
-    return Saddle(
-        at,
-        loss,
-        norm,
-        mode.to(land.dtype),
-        curvature,
-        negative,
-        steps,
-        norm <= tol and curvature < 0,
-        reason,
-        land.cost - before,
+    return replace(
+        best,
+        direction=best.direction.to(land.dtype),
+        steps=steps,
+        reason=reason,
+        cost=land.cost - before,
     )
+
+
+class _Gait:
+    """How boldly a climb goes: its trust radius and the size of its Krylov space."""
+
+    def __init__(self, trust: float, size: int, dim: int) -> None:
+        self.trust, self.size = trust, size
+        self._most = min(4 * size, dim)
+        self._norms: list[float] = []
+        self._stalled = 0
+        self.best = math.inf
+
+    def meet(self, norm: float) -> None:
+        """Take note of the gradient norm at a new point."""
+        self.best = min(self.best, norm)
+        self._norms.append(norm)
+        self._stalled = self._stalled + 1 if norm > 0.9 * self.best and norm != self.best else 0
+        if self._stalled:
+            self.trust /= 2
+        elif len(self._norms) > 1 and 0.2 * self._norms[-2] < norm < 0.1 * self._norms[0]:
+            self.size = min(2 * self.size, self._most)
+
+    @property
+    def stuck(self) -> str:
+        """Why there is no point in going on; empty where there is."""
+        first = self._norms[0]
+        if self._stalled >= 5 or (len(self._norms) == 6 and self.best > 0.3 * first):
+            return (
+                f"the gradient norm hardly shrinks (from {first:.2g} to {self.best:.2g}): there "
+                "may be no pass nearby, or its curvatures spread too wide for so few products"
+            )
+        return ""

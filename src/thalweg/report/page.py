@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from thalweg.report import curvature, figures, tables
+from thalweg.report import curvature, figures, passes, tables
 from thalweg.report.density import Curve, density
 from thalweg.report.frame import Figure
 from thalweg.report.names import count, labels, pair
@@ -71,6 +71,8 @@ def render(record: SurveyRecord) -> str:
             _answers(record),
             _tree(record, specs),
             _paths(record, specs),
+            _saddles(record),
+            _level_sets(record, specs),
             _curvature(record, specs),
             _spectra(record, specs),
             _layers(record, specs),
@@ -255,6 +257,9 @@ def _answers(record: SurveyRecord) -> str:
         ("How high are the passes?", said.passes),
         ("Which minimum is the flattest?", said.flattest),
         ("Are they minima?", said.index),
+        ("What are the tops of the paths?", passes.critical(record)),
+        ("How curved are the level sets?", passes.curved(record)),
+        ("What of the minima not found?", passes.unseen(record)),
     )
     parts = [
         f"<div><h3>{question}</h3><p>{html.escape(answer)}</p></div>"
@@ -281,6 +286,7 @@ def _tree(record: SurveyRecord, specs: dict[str, Figure]) -> str:
         figure("tree", drawn, specs, caption),
         f'<details><summary>The same tree as text</summary><pre class="scroll" tabindex="0">'
         f"{text}</pre></details>",
+        passes.merges(record),
     )
 
 
@@ -318,6 +324,26 @@ def _drawn(record: SurveyRecord) -> list[PathRecord]:
         key=lambda p: (frozenset((p.a, p.b)) not in carriers, p.maximum.upper, p.a, p.b),
     )
     return ranked[:_MOST_DRAWN]
+
+
+def _saddles(record: SurveyRecord) -> str:
+    return section("Saddles", passes.saddles(record)) if record.saddles else ""
+
+
+def _level_sets(record: SurveyRecord, specs: dict[str, Figure]) -> str:
+    if not record.level_sets:
+        return ""
+    names = labels(record)
+    drawn = []
+    for k, found in enumerate(record.level_sets):
+        caption = (
+            f"{pair(names, found.a, found.b)}: the lower the level, the longer the shortest "
+            "path found below it. Above: length over the straight distance, with the 95 % interval "
+            "over searches. Below: beads of the string, ends included."
+        )
+        spec = passes.level_set_figure(found)
+        drawn.append(figure(f"levels-{k}", spec, specs, caption, "medium"))
+    return section("Level sets", *drawn, passes.level_sets(record))
 
 
 def _curvature(record: SurveyRecord, specs: dict[str, Figure]) -> str:

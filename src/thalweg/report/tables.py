@@ -24,6 +24,7 @@ from thalweg.report.names import (
 from thalweg.survey.records import LayerRecord, MinimumRecord, SpectrumRecord, SurveyRecord
 
 __all__ = [
+    "Cell",
     "costs",
     "duration",
     "failures",
@@ -274,10 +275,19 @@ def costs(record: SurveyRecord) -> str:
 
     rows = [row("whole survey", record.cost, record.seconds)]
     rows += [row(f"minimum {names[m.id]}", m.cost, m.seconds) for m in record.minima]
-    rows += [row(f"path {pair(names, p.a, p.b)}", p.cost, p.seconds) for p in record.paths]
+    rows += [
+        row(f"path {pair(names, p.a, p.b)}{_again(p.repeat)}", p.cost, p.seconds)
+        for p in (*record.paths, *record.further)
+    ]
+    rows += [row(f"saddle {pair(names, s.a, s.b)}", s.cost, s.seconds) for s in record.saddles]
+    rows += [row(f"levels {pair(names, v.a, v.b)}", v.cost, v.seconds) for v in record.level_sets]
     return table(
         "Cost: evaluations of the loss, its gradient and products with its Hessian.", columns, rows
     )
+
+
+def _again(repeat: int) -> str:
+    return f", search {repeat + 1}" if repeat else ""
 
 
 def failures(record: SurveyRecord) -> str:

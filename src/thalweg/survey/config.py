@@ -16,10 +16,11 @@ _LEAST = {
     "seed": 0, "minima": 0, "threads": 1, "epochs": 0, "batch_size": 1, "max_gradients": 1,
     "eigenvalues": 0, "trace_samples": 0, "curvature_probes": 0, "curvature_passes": 20,
     "images": 3,
-    "path_gradients": 1, "all_pairs": 2, "round_size": 1, "extra_pairs": 0,
+    "path_gradients": 1, "searches_per_minimum": 1, "repeats": 1, "round_size": 1,
+    "saddle_gradients": 1, "levels": 0, "level_seeds": 1, "level_gradients": 1,
 }  # fmt: skip
 _POSITIVE = ("lr", "tolerance")
-_SWITCHES = ("layers",)
+_SWITCHES = ("layers", "saddles")
 _FEWEST_SAMPLES = 32  # what `curvature.trace` asks for
 _FEWEST_PROBES = 4  # what `curvature.curvature_profile` asks for
 
@@ -53,12 +54,18 @@ class SurveyConfig:
             landscape has layers.
         images: Points of the string between two minima.
         path_gradients: The most gradients and Hessian products that a path's search may take.
-        all_pairs: Up to this many minima every pair is connected. Beyond, each minimum is
-            connected to the lowest one, and then the pairs follow whose minimax may be
-            improved most.
-        round_size: How many of those further pairs are chosen at a time, in the light of
-            the rounds before.
-        extra_pairs: How many further pairs there are at most.
+        searches_per_minimum: How many paths are searched for in all, for each minimum. The
+            first join every minimum to the lowest one, the next are the pairs that may lower
+            a pass, and the last search again for the paths that carry one.
+        repeats: How many independent searches each pass of the merge tree shall have.
+        round_size: How many searches are chosen at a time, in the light of the rounds before.
+        saddles: Whether to refine the highest point of every path that carries a pass to a
+            critical point, and to say what it is.
+        saddle_gradients: The most gradients and Hessian products that this may take.
+        levels: At how many levels to measure the level set between the two minima that the
+            highest pass joins; 0 leaves it out.
+        level_seeds: Searches at each level.
+        level_gradients: The most gradients that one of these may take.
 
     Raises:
         TypeError: If a value is of the wrong type.
@@ -85,9 +92,14 @@ class SurveyConfig:
     layers: bool = True
     images: int = 13
     path_gradients: int = 2000
-    all_pairs: int = 8
+    searches_per_minimum: int = 3
+    repeats: int = 3
     round_size: int = 8
-    extra_pairs: int = 16
+    saddles: bool = True
+    saddle_gradients: int = 600
+    levels: int = 4
+    level_seeds: int = 2
+    level_gradients: int = 300
 
     def __post_init__(self) -> None:
         """Refuse values that no survey can be made with."""

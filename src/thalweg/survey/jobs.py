@@ -262,6 +262,7 @@ def join(
         converged=path.converged,
         points=path.points,
         cost=land.cost - before,
+        repeat=job.repeat,
     )
 
 

@@ -13,6 +13,34 @@ _STEPS: dict[int, tuple[str, ...]] = {
         "ALTER TABLE measures ADD COLUMN spectrum JSON",
         "ALTER TABLE measures ADD COLUMN layers JSON",
     ),
+    2: (
+        # what was found stays complete: nothing that the older version did not plan is added
+        "UPDATE survey SET config = json_set(json_remove(config, '$.all_pairs', "
+        "'$.extra_pairs'), '$.searches_per_minimum', 1, '$.repeats', 1, "
+        "'$.saddles', json('false'), '$.levels', 0)",
+        "ALTER TABLE paths RENAME TO older_paths",
+        "CREATE TABLE paths (a VARCHAR NOT NULL, b VARCHAR NOT NULL, repeat INTEGER NOT NULL, "
+        "method VARCHAR NOT NULL, times JSON NOT NULL, losses JSON NOT NULL, "
+        "line_times JSON NOT NULL, line_losses JSON NOT NULL, maximum JSON NOT NULL, "
+        "barrier JSON NOT NULL, line_maximum JSON NOT NULL, "
+        "normalised_length DOUBLE PRECISION NOT NULL, converged BOOLEAN NOT NULL, "
+        "cost JSON NOT NULL, seconds DOUBLE PRECISION NOT NULL, file VARCHAR NOT NULL, "
+        "checksum VARCHAR NOT NULL, PRIMARY KEY (a, b, repeat))",
+        "INSERT INTO paths SELECT a, b, 0, method, times, losses, line_times, line_losses, "
+        "maximum, barrier, line_maximum, normalised_length, converged, cost, seconds, file, "
+        "checksum FROM older_paths",
+        "DROP TABLE older_paths",
+        "CREATE TABLE saddles (a VARCHAR NOT NULL, b VARCHAR NOT NULL, answer VARCHAR NOT NULL, "
+        "reason VARCHAR NOT NULL, top JSON NOT NULL, loss DOUBLE PRECISION NOT NULL, "
+        'gradient_norm DOUBLE PRECISION NOT NULL, value JSON, "index" JSON NOT NULL, '
+        "zero JSON NOT NULL, flat DOUBLE PRECISION NOT NULL, lowest JSON NOT NULL, "
+        "flatness DOUBLE PRECISION NOT NULL, distance DOUBLE PRECISION NOT NULL, "
+        "cost JSON NOT NULL, seconds DOUBLE PRECISION NOT NULL, file VARCHAR NOT NULL, "
+        "checksum VARCHAR NOT NULL, PRIMARY KEY (a, b))",
+        'CREATE TABLE level_sets (a VARCHAR NOT NULL, b VARCHAR NOT NULL, "rows" JSON NOT NULL, '
+        "method VARCHAR NOT NULL, cost JSON NOT NULL, seconds DOUBLE PRECISION NOT NULL, "
+        "PRIMARY KEY (a, b))",
+    ),
 }
 """What turns each layout into the next."""
 

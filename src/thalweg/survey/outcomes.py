@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thalweg.estimate import Bound, Cost, Estimate
-from thalweg.survey.records import EigenRecord, LayerRecord, SpectrumRecord
+from thalweg.survey.records import EigenRecord, LayerRecord, LevelRecord, SpectrumRecord
 
-__all__ = ["Connected", "Found", "Measured", "Outcome"]
+__all__ = ["Connected", "Found", "Levelled", "Measured", "Outcome", "Refined"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,6 +63,40 @@ class Connected:
     converged: bool
     points: Float[Tensor, "k dim"]
     cost: Cost
+    repeat: int = 0
 
 
-Outcome = Found | Measured | Connected
+@dataclass(frozen=True, slots=True, eq=False)
+class Refined:
+    """What the highest point of a path is, and where; `theta` is the point."""
+
+    a: str
+    b: str
+    answer: str
+    reason: str
+    top: Bound
+    loss: float
+    gradient_norm: float
+    value: Bound | None
+    index: Bound
+    zero: Bound
+    flat: float
+    lowest: EigenRecord
+    flatness: float
+    distance: float
+    theta: Float[Tensor, " dim"]
+    cost: Cost
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Levelled:
+    """Lengths and beads of paths below several levels."""
+
+    a: str
+    b: str
+    rows: tuple[LevelRecord, ...]
+    method: str
+    cost: Cost
+
+
+Outcome = Found | Measured | Connected | Refined | Levelled

@@ -6,15 +6,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from thalweg.estimate import Bound, Cost, Estimate
-from thalweg.topology.merge_tree import MergeTree
+from thalweg.topology import BasinStatement, BestKnownTree, CertifiedTree, MergeTree
 
 __all__ = [
     "DensityRecord",
     "EigenRecord",
     "FailureRecord",
     "LayerRecord",
+    "LevelRecord",
+    "LevelSetRecord",
     "MinimumRecord",
     "PathRecord",
+    "SaddleRecord",
     "SpectrumRecord",
     "SurveyRecord",
 ]
@@ -174,6 +177,7 @@ class PathRecord:
         converged: Whether the search met its stopping rule.
         cost: What it took.
         seconds: Wall-clock time of the same.
+        repeat: 0 for the first search of this pair, and counted on for further ones.
     """
 
     a: str
@@ -190,6 +194,86 @@ class PathRecord:
     converged: bool
     cost: Cost
     seconds: float
+    repeat: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SaddleRecord:
+    """What the highest point of the lowest path between two minima refined to.
+
+    Args:
+        a: Id of one minimum.
+        b: Id of the other.
+        answer: Whether it is a critical point: ``"yes"``, ``"no"`` or ``"unresolved"``.
+        reason: Why, in a sentence.
+        top: Bracket on the largest loss along the path.
+        loss: The loss at the point.
+        gradient_norm: Length of the gradient there.
+        value: The loss of the critical point near it, or None where there is none.
+        index: How many eigenvalues lie below -`flat`.
+        zero: How many lie within ±`flat`.
+        flat: What counts as zero.
+        lowest: The lowest eigenvalues.
+        flatness: How flat the gradient is: 0 where a Newton step would end at a critical
+            point, 1 where it changes nothing (Frye et al. 2021).
+        distance: Estimated distance to the critical point.
+        cost: What it took.
+        seconds: Wall-clock time of the same.
+    """
+
+    a: str
+    b: str
+    answer: str
+    reason: str
+    top: Bound
+    loss: float
+    gradient_norm: float
+    value: Bound | None
+    index: Bound
+    zero: Bound
+    flat: float
+    lowest: EigenRecord
+    flatness: float
+    distance: float
+    cost: Cost
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LevelRecord:
+    """The searches for a path below one level.
+
+    Args:
+        level: The level.
+        yes: How many found a path below it.
+        no: How many were refused, because an end lies above it.
+        unresolved: How many found none.
+        raw: Mean length over the straight distance of the paths as found.
+        shortened: The same after shortening below the level.
+        beads: Mean number of beads, ends included.
+        note: What the reader must know of these numbers.
+    """
+
+    level: float
+    yes: int
+    no: int
+    unresolved: int
+    raw: Estimate | None
+    shortened: Estimate | None
+    beads: Estimate | None
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class LevelSetRecord:
+    """How curved the way between two minima is below several levels, the highest first."""
+
+    a: str
+    b: str
+    rows: tuple[LevelRecord, ...]
+    method: str
+    cost: Cost
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +287,28 @@ class FailureRecord:
 
 @dataclass(frozen=True, slots=True)
 class SurveyRecord:
-    """Everything a survey found, and all that its report needs."""
+    """Everything a survey found, and all that its report needs.
+
+    Args:
+        name: What the survey is called.
+        created: When it was begun (ISO 8601).
+        config: How it was done.
+        provenance: With what, on what.
+        dim: The number of parameters.
+        minima: The minima.
+        paths: The lowest path found between each pair that was searched.
+        failures: The jobs that failed.
+        tree: The merge tree, in the brackets of the lowest paths.
+        cost: What everything took.
+        seconds: Wall-clock time of the same.
+        complete: Whether every job is done.
+        further: The other paths of pairs that were searched more than once.
+        best_known: The same tree with what stands behind each merge; None without paths.
+        certified: The tree as far as it is proven; None without paths.
+        basins: What the minima found say of those not found; None below two minima.
+        saddles: What the highest points of the paths that carry a merge are.
+        level_sets: How curved the way between two minima is below several levels.
+    """
 
     name: str
     created: str
@@ -217,3 +322,9 @@ class SurveyRecord:
     cost: Cost
     seconds: float
     complete: bool
+    further: tuple[PathRecord, ...] = ()
+    best_known: BestKnownTree | None = None
+    certified: CertifiedTree | None = None
+    basins: BasinStatement | None = None
+    saddles: tuple[SaddleRecord, ...] = ()
+    level_sets: tuple[LevelSetRecord, ...] = ()

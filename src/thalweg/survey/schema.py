@@ -12,9 +12,19 @@ from sqlalchemy import JSON, BigInteger, Dialect, String, TypeDecorator
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import UserDefinedType
 
-__all__ = ["SCHEMA", "Attempt", "Base", "Header", "Measures", "Minimum", "Path"]
+__all__ = [
+    "SCHEMA",
+    "Attempt",
+    "Base",
+    "Header",
+    "LevelSet",
+    "Measures",
+    "Minimum",
+    "Path",
+    "Saddle",
+]
 
-SCHEMA = 2
+SCHEMA = 3
 """Layout version, kept in the database's ``PRAGMA user_version``."""
 
 
@@ -141,11 +151,12 @@ class Measures(Base):
 
 
 class Path(Base):
-    """A path between two minima; its points are in an array file."""
+    """A path between two minima, one for each search; its points are in an array file."""
 
     __tablename__ = "paths"
     a: Mapped[str] = mapped_column(primary_key=True)
     b: Mapped[str] = mapped_column(primary_key=True)
+    repeat: Mapped[int] = mapped_column(primary_key=True)
     method: Mapped[str]
     times: Mapped[list[Any]]
     losses: Mapped[list[Any]]
@@ -160,3 +171,39 @@ class Path(Base):
     seconds: Mapped[float]
     file: Mapped[str]
     checksum: Mapped[str]
+
+
+class Saddle(Base):
+    """What the highest point of the path between two minima refines to."""
+
+    __tablename__ = "saddles"
+    a: Mapped[str] = mapped_column(primary_key=True)
+    b: Mapped[str] = mapped_column(primary_key=True)
+    answer: Mapped[str]
+    reason: Mapped[str]
+    top: Mapped[dict[str, Any]]
+    loss: Mapped[float]
+    gradient_norm: Mapped[float]
+    value: Mapped[dict[str, Any] | None] = mapped_column(Document)
+    index: Mapped[dict[str, Any]]
+    zero: Mapped[dict[str, Any]]
+    flat: Mapped[float]
+    lowest: Mapped[dict[str, Any]]
+    flatness: Mapped[float]
+    distance: Mapped[float]
+    cost: Mapped[dict[str, Any]]
+    seconds: Mapped[float]
+    file: Mapped[str]
+    checksum: Mapped[str]
+
+
+class LevelSet(Base):
+    """Lengths and beads of paths between two minima below several levels."""
+
+    __tablename__ = "level_sets"
+    a: Mapped[str] = mapped_column(primary_key=True)
+    b: Mapped[str] = mapped_column(primary_key=True)
+    rows: Mapped[list[Any]]
+    method: Mapped[str]
+    cost: Mapped[dict[str, Any]]
+    seconds: Mapped[float]

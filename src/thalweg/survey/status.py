@@ -7,14 +7,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from thalweg.survey.config import SurveyConfig
-from thalweg.survey.plan import Job, Node, pair_count, pending
+from thalweg.survey.plan import Job, Node, pending, search_count
 from thalweg.survey.progress import in_words, seconds_left
 from thalweg.survey.records import MinimumRecord, PathRecord
 from thalweg.survey.store import AttemptInfo
+from thalweg.survey.trees import searched
+from thalweg.topology import Search
 
 __all__ = ["State", "Status"]
 
-_KINDS = {"minimum": "minima", "characterise": "measures of a minimum", "connect": "paths"}
+_KINDS = {
+    "minimum": "minima",
+    "characterise": "measures of a minimum",
+    "connect": "paths",
+    "saddle": "saddles",
+    "levels": "level sets",
+}
+
+
+_ALWAYS = ("minimum", "characterise", "connect")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +57,8 @@ class Status:
         lines = [self.folder]
         for kind, words in _KINDS.items():
             done, todo = self.done.get(kind, 0), self.todo.get(kind, 0)
-            lines.append(f"  {words}: {done} done, {todo} to do")
+            if done or todo or kind in _ALWAYS:
+                lines.append(f"  {words}: {done} done, {todo} to do")
         if self.failed:
             lines.append(f"  failed: {', '.join(self.failed)} (try again with retry=True)")
         if self.complete:
@@ -84,25 +96,33 @@ class State:
     def pending(self, again: Sequence[str] = ()) -> list[Job]:
         """Return the jobs that can run now, those to be tried `again` among them."""
         nodes = [Node(minimum.id, minimum.loss) for minimum in self.minima]
-        heights = {(path.a, path.b): path.maximum.upper for path in self.paths}
+        results = {
+            Search(each.a, each.b, each.repeat): each.height
+            for each in searched(self.minima, self.paths)
+        }
         over = self.outcomes.keys() - set(again)
-        return pending(self.config, self.goal, nodes, heights, over)
+        return pending(self.config, self.goal, nodes, results, over)
 
     def todo(self, again: Sequence[str] = ()) -> list[str]:
         """Return the kind of every job that is left, the most that there may be."""
         over = self.outcomes.keys() - set(again)
         searches = sum(f"minimum/seed={i}" not in over for i in range(self.goal))
         minima = len(self.minima) + searches
-        measured = sum(job.startswith("characterise/") for job in over)
-        connected = sum(job.startswith("connect/") for job in over)
-        paths = max(0, pair_count(self.config, minima) - connected)
-        if minima > self.config.all_pairs and not searches and not self.pending(again):
-            paths = 0
-        return (
-            ["minimum"] * searches
-            + ["characterise"] * max(0, minima - measured)
-            + ["connect"] * paths
-        )
+        merges = max(0, minima - 1)
+        most = {
+            "characterise": minima,
+            "connect": search_count(self.config, minima),
+            "saddle": merges if self.config.saddles else 0,
+            "levels": 1 if self.config.levels and merges else 0,
+        }
+        ready = self.pending(again)
+        begun = list(_KINDS).index(ready[0].kind) if ready else len(_KINDS)
+        left = ["minimum"] * searches
+        for kind, count in most.items():
+            done = sum(job.startswith(f"{kind}/") for job in over)
+            if searches or list(_KINDS).index(kind) >= begun:
+                left += [kind] * max(0, count - done)
+        return left
 
     def status(self, folder: str) -> Status:
         """Return where the survey stands."""

@@ -4,39 +4,44 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path as FilePath
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from sqlalchemy import Engine, NullPool, create_engine, select, text
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
 from torch import Tensor
 
-from thalweg.estimate import Bound, Cost, Estimate, Verdict, from_json
+from thalweg.estimate import Cost
 from thalweg.survey import schema
 from thalweg.survey.arrays import checksum_of, read_arrays, write_arrays
 from thalweg.survey.errors import SurveyError, is_disk_full
 from thalweg.survey.lock import WriterLock
 from thalweg.survey.migration import upgrade, upgraded_copy
-from thalweg.survey.outcomes import Connected, Found, Measured, Outcome
+from thalweg.survey.outcomes import Connected, Found, Levelled, Measured, Outcome, Refined
 from thalweg.survey.records import (
-    DensityRecord,
-    EigenRecord,
     FailureRecord,
-    LayerRecord,
+    LevelSetRecord,
     MinimumRecord,
     PathRecord,
-    SpectrumRecord,
+    SaddleRecord,
+)
+from thalweg.survey.rows import (
+    level_set_record,
+    minimum_record,
+    path_record,
+    plain,
+    saddle_record,
+    value,
 )
 
 __all__ = ["AttemptInfo", "HeaderInfo", "Store"]
 
 _DATABASE = "survey.sqlite"
 _OURS = (_DATABASE, "arrays", "writer.lock", "writer.txt")
-_T = TypeVar("_T", Cost, Estimate, Bound)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +157,7 @@ class Store:
             rows = session.scalars(select(schema.Attempt).order_by(schema.Attempt.id))
             return [
                 AttemptInfo(
-                    row.job, row.kind, row.error, row.started, row.seconds, _value(Cost, row.cost)
+                    row.job, row.kind, row.error, row.started, row.seconds, value(Cost, row.cost)
                 )
                 for row in rows
             ]
@@ -174,12 +179,13 @@ class Store:
         """Record what a job found: its arrays, then its rows at a stroke."""
         table, file, tensors = _place(outcome)
         with _full_disk_explained(self.folder):
-            kept: dict[str, str | None] = {"file": None, "checksum": None}
+            bare = {"file": None, "checksum": None} if hasattr(table, "file") else {}
+            kept: dict[str, str | None] = {**bare}
             if tensors:
                 checksum = write_arrays(self.folder / "arrays" / file, tensors)
                 kept = {"file": file, "checksum": checksum}
         values = {
-            f.name: _plain(getattr(outcome, f.name))
+            f.name: plain(getattr(outcome, f.name))
             for f in fields(outcome)
             if f.name not in ("theta", "vectors", "points")
         }
@@ -194,14 +200,24 @@ class Store:
         with self._session() as session:
             measures = {row.minimum: row for row in session.scalars(select(schema.Measures))}
             rows = session.scalars(select(schema.Minimum).order_by(schema.Minimum.position))
-            return tuple(_minimum_record(row, measures.get(row.id)) for row in rows)
+            return tuple(minimum_record(row, measures.get(row.id)) for row in rows)
 
     def paths(self) -> tuple[PathRecord, ...]:
         """Return the paths, ordered by the numbers of their ends."""
         with self._session() as session:
             order = {row.id: row.position for row in session.scalars(select(schema.Minimum))}
-            records = [_path_record(row) for row in session.scalars(select(schema.Path))]
-        return tuple(sorted(records, key=lambda path: (order[path.a], order[path.b])))
+            records = [path_record(row) for row in session.scalars(select(schema.Path))]
+        return tuple(sorted(records, key=lambda path: (order[path.a], order[path.b], path.repeat)))
+
+    def saddles(self) -> tuple[SaddleRecord, ...]:
+        """Return the saddles, in the order in which they were found."""
+        with self._session() as session:
+            return tuple(map(saddle_record, session.scalars(select(schema.Saddle))))
+
+    def level_sets(self) -> tuple[LevelSetRecord, ...]:
+        """Return the level sets, in the order in which they were measured."""
+        with self._session() as session:
+            return tuple(map(level_set_record, session.scalars(select(schema.LevelSet))))
 
     def find(self, theta: Tensor) -> str | None:
         """Return the id of the minimum that is this very vector, if there is one."""
@@ -221,14 +237,24 @@ class Store:
             file, checksum = row.file, row.checksum
         return read_arrays(self.folder / "arrays" / file, checksum)["theta"]
 
-    def points(self, a: str, b: str) -> Tensor:
+    def points(self, a: str, b: str, repeat: int = 0) -> Tensor:
         """Return the `(points, dim)` coordinates of the path between two minima."""
         with self._session() as session:
-            row = session.get(schema.Path, (a, b))
+            row = session.get(schema.Path, (a, b, repeat))
             if row is None:
-                raise KeyError(f"no path between {a!r} and {b!r}")
+                again = f" of repeat {repeat}" if repeat else ""
+                raise KeyError(f"no path{again} between {a!r} and {b!r}")
             file, checksum = row.file, row.checksum
         return read_arrays(self.folder / "arrays" / file, checksum)["points"]
+
+    def saddle(self, a: str, b: str) -> Tensor:
+        """Return the `(dim,)` coordinates of what the path's highest point refined to."""
+        with self._session() as session:
+            row = session.get(schema.Saddle, (a, b))
+            if row is None:
+                raise KeyError(f"no saddle between {a!r} and {b!r}")
+            file, checksum = row.file, row.checksum
+        return read_arrays(self.folder / "arrays" / file, checksum)["theta"]
 
     def eigenvectors(self, minimum: str) -> Tensor:
         """Return the `(k, dim)` leading Hessian eigenvectors at a minimum."""
@@ -347,101 +373,15 @@ def _place(outcome: Outcome) -> tuple[type[schema.Base], str, dict[str, Tensor]]
             vectors = {} if outcome.vectors is None else {"vectors": outcome.vectors}
             return schema.Measures, f"{outcome.id}.vectors.safetensors", vectors
         case Connected():
-            name = f"{outcome.a}-{outcome.b}.path.safetensors"
+            again = f".{outcome.repeat}" if outcome.repeat else ""
+            name = f"{outcome.a}-{outcome.b}{again}.path.safetensors"
             return schema.Path, name, {"points": outcome.points}
+        case Refined():
+            name = f"{outcome.a}-{outcome.b}.saddle.safetensors"
+            return schema.Saddle, name, {"theta": outcome.theta}
+        case Levelled():
+            return schema.LevelSet, "", {}
 
 
 def _attempt_row(attempt: AttemptInfo) -> schema.Attempt:
-    return schema.Attempt(**{f.name: _plain(getattr(attempt, f.name)) for f in fields(attempt)})
-
-
-def _plain(value: Any) -> Any:
-    """Turn the values of an outcome into what a column holds."""
-    if isinstance(value, Cost | Estimate | Bound | Verdict):
-        return value.to_json()
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
-
-
-def _value(kind: type[_T], data: Mapping[str, Any]) -> _T:
-    value = from_json(data)
-    if not isinstance(value, kind):
-        raise SurveyError(
-            f"the database holds a {type(value).__name__} where a {kind.__name__} belongs",
-            "restore it from a copy, or survey into a new folder",
-        )
-    return value
-
-
-def _estimates(data: Mapping[str, Any]) -> dict[str, Estimate]:
-    return {name: _value(Estimate, item) for name, item in data.items()}
-
-
-def _eigenvalues(data: Mapping[str, Any]) -> EigenRecord:
-    return EigenRecord(**{name: tuple(item) for name, item in data.items()})
-
-
-def _density(data: Mapping[str, Any]) -> DensityRecord:
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-    return DensityRecord(**{**values, "outliers": _eigenvalues(data["outliers"])})
-
-
-def _spectrum(data: Mapping[str, Any]) -> SpectrumRecord:
-    values: dict[str, Any] = {
-        name: from_json(item) if isinstance(item, Mapping) and "type" in item else item
-        for name, item in data.items()
-    }
-    values["density"] = _density(data["density"])
-    return SpectrumRecord(**{**values, "certified": tuple(data["certified"])})
-
-
-def _layer(data: Mapping[str, Any]) -> LayerRecord:
-    trace, top = _value(Estimate, data["trace"]), _value(Bound, data["top"])
-    return LayerRecord(data["name"], data["size"], trace, top)
-
-
-def _minimum_record(row: schema.Minimum, measures: schema.Measures | None) -> MinimumRecord:
-    eigen = measures.eigenvalues if measures else None
-    sampling = measures.sampling if measures else None
-    trace = measures.trace if measures else None
-    spectrum = measures.spectrum if measures else None
-    return MinimumRecord(
-        id=row.id,
-        origin=row.origin,
-        seed=row.seed,
-        loss=row.loss,
-        sampling=_value(Estimate, sampling) if sampling else None,
-        gradient_norm=row.gradient_norm,
-        converged=row.converged,
-        metrics=_estimates(measures.metrics) if measures else {},
-        held_out=_estimates(measures.held_out) if measures else {},
-        eigenvalues=_eigenvalues(eigen) if eigen else None,
-        trace=_value(Estimate, trace) if trace else None,
-        norm=row.norm,
-        cost=_value(Cost, row.cost) + (_value(Cost, measures.cost) if measures else Cost()),
-        seconds=row.seconds + (measures.seconds if measures else 0.0),
-        spectrum=_spectrum(spectrum) if spectrum else None,
-        layers=tuple(map(_layer, (measures and measures.layers) or ())),
-    )
-
-
-def _path_record(row: schema.Path) -> PathRecord:
-    return PathRecord(
-        a=row.a,
-        b=row.b,
-        method=row.method,
-        times=tuple(row.times),
-        losses=tuple(row.losses),
-        line_times=tuple(row.line_times),
-        line_losses=tuple(row.line_losses),
-        maximum=_value(Bound, row.maximum),
-        barrier=_value(Bound, row.barrier),
-        line_maximum=_value(Bound, row.line_maximum),
-        normalised_length=row.normalised_length,
-        converged=row.converged,
-        cost=_value(Cost, row.cost),
-        seconds=row.seconds,
-    )
+    return schema.Attempt(**{f.name: plain(getattr(attempt, f.name)) for f in fields(attempt)})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import math
 import re
 import time
 from collections.abc import Mapping
@@ -16,18 +15,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thalweg.estimate import Bound, Cost
+from thalweg.estimate import Cost
 from thalweg.landscape import Landscape
-from thalweg.survey import identity, jobs, store
+from thalweg.survey import identity, jobs, passes, store
 from thalweg.survey.config import SurveyConfig
 from thalweg.survey.errors import Interrupted, SurveyError
 from thalweg.survey.outcomes import Outcome
 from thalweg.survey.plan import Job, job_seed
 from thalweg.survey.progress import Progress
-from thalweg.survey.records import MinimumRecord, PathRecord, SurveyRecord
+from thalweg.survey.records import SurveyRecord
 from thalweg.survey.status import State, Status
 from thalweg.survey.store import AttemptInfo, HeaderInfo, Store
-from thalweg.topology import MergeTree, merge_tree
+from thalweg.survey.trees import basins, lowest_first, trees
 
 __all__ = ["Survey"]
 
@@ -241,13 +240,24 @@ class Survey:
         return theta if self._land is None else theta.to(self._land.device)
 
     def points(self, a: str, b: str) -> Float[Tensor, "points dim"]:
-        """Return the corners of the path between two minima.
+        """Return the corners of the lowest path found between two minima.
 
         Raises:
             KeyError: If there is no such path.
             SurveyError: If its array file is missing or corrupt.
         """
-        return self._store.points(a, b)
+        between = [path for path in self._store.paths() if (path.a, path.b) == (a, b)]
+        repeat = lowest_first(between)[0][0].repeat if between else 0
+        return self._store.points(a, b, repeat)
+
+    def saddle(self, a: str, b: str) -> Float[Tensor, " dim"]:
+        """Return the point that the highest point of the path between two minima refined to.
+
+        Raises:
+            KeyError: If there is none.
+            SurveyError: If its array file is missing or corrupt.
+        """
+        return self._store.saddle(a, b)
 
     def eigenvectors(self, minimum: str) -> Float[Tensor, "dim k"]:
         """Return the leading Hessian eigenvectors at a minimum, one per column.
@@ -272,6 +282,8 @@ class Survey:
     def record(self) -> SurveyRecord:
         """Return all that was found, as plain frozen values."""
         header, state = self._store.header(), self._state()
+        tree, best_known, certified = trees(state.minima, state.paths, self.config.seed)
+        paths, further = lowest_first(state.paths)
         return SurveyRecord(
             name=self.folder.resolve().stem,
             created=header.created,
@@ -279,12 +291,18 @@ class Survey:
             provenance=header.provenance,
             dim=int(header.identity["landscape"]["dim"]),
             minima=state.minima,
-            paths=state.paths,
+            paths=paths,
             failures=self._store.failures(),
-            tree=_tree(state.minima, state.paths),
+            tree=tree,
             cost=sum((attempt.cost for attempt in state.attempts), Cost()),
             seconds=sum(attempt.seconds for attempt in state.attempts),
             complete=state.status("").complete,
+            further=further,
+            best_known=best_known,
+            certified=certified,
+            basins=basins(state.minima, best_known),
+            saddles=self._store.saddles(),
+            level_sets=self._store.level_sets(),
         )
 
     def report(self, path: str | Path) -> Path:
@@ -335,6 +353,12 @@ class Survey:
                 )
             case "connect":
                 return jobs.join(land, self.config, job, thetas[0], thetas[1], seed, shown.within)
+            case "saddle":
+                points = self.points(*job.minima).to(land.device)
+                return passes.refine_top(land, self.config, job, points, seed, shown.within)
+            case "levels":
+                points = self.points(*job.minima).to(land.device)
+                return passes.level_sets(land, self.config, job, points, seed, shown.within)
 
     def _spent(self, land: Landscape) -> Cost:
         return land.cost if self._held_out is None else land.cost + self._held_out.cost
@@ -386,22 +410,6 @@ class Survey:
             paths=self._store.paths(),
             attempts=tuple(self._store.attempts()),
         )
-
-
-def _tree(minima: tuple[MinimumRecord, ...], paths: tuple[PathRecord, ...]) -> MergeTree | None:
-    """Return the merge tree; a path holds its ends, so that its top is at least theirs."""
-    if not minima:
-        return None
-    losses: dict[str | int, float] = {minimum.id: minimum.loss for minimum in minima}
-    edges: list[tuple[str, str, Bound]] = []
-    for path in paths:
-        top, floor = path.maximum, max(losses[path.a], losses[path.b])
-        if not math.isnan(top.upper):
-            height = Bound(
-                max(top.lower, floor), max(top.upper, floor), top.lower_kind, top.upper_kind
-            )
-            edges.append((path.a, path.b, height))
-    return merge_tree(losses, edges)
 
 
 def _check_held_out(land: Landscape, held_out: Landscape | None) -> None:

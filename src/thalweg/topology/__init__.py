@@ -1,5 +1,14 @@
-"""Topology of sublevel sets from heights and passes alone: merge trees and their layout."""
+"""Topology of sublevel sets from heights and passes alone: trees, barcodes, basins, plans."""
 
+from thalweg.topology.basins import BasinStatement as BasinStatement
+from thalweg.topology.basins import basin_statement as basin_statement
+from thalweg.topology.basins import distinct_minima as distinct_minima
+from thalweg.topology.basins import outside_probability as outside_probability
+from thalweg.topology.basins import unseen_probability as unseen_probability
+from thalweg.topology.certified import CertifiedTree as CertifiedTree
+from thalweg.topology.certified import Divide as Divide
+from thalweg.topology.certified import certified_tree as certified_tree
+from thalweg.topology.grid import grid_merge_tree as grid_merge_tree
 from thalweg.topology.layout import Layout as Layout
 from thalweg.topology.layout import Line as Line
 from thalweg.topology.layout import layout as layout
@@ -9,3 +18,17 @@ from thalweg.topology.merge_tree import Merge as Merge
 from thalweg.topology.merge_tree import MergeTree as MergeTree
 from thalweg.topology.merge_tree import Pair as Pair
 from thalweg.topology.merge_tree import merge_tree as merge_tree
+from thalweg.topology.persistence import Barcode as Barcode
+from thalweg.topology.persistence import BarcodeBand as BarcodeBand
+from thalweg.topology.persistence import barcode as barcode
+from thalweg.topology.persistence import barcode_band as barcode_band
+from thalweg.topology.persistence import bottleneck as bottleneck
+from thalweg.topology.persistence import grid_barcode as grid_barcode
+from thalweg.topology.planning import Search as Search
+from thalweg.topology.planning import next_searches as next_searches
+from thalweg.topology.planning import search_rounds as search_rounds
+from thalweg.topology.planning import spanning_pairs as spanning_pairs
+from thalweg.topology.trees import BestKnownTree as BestKnownTree
+from thalweg.topology.trees import Searched as Searched
+from thalweg.topology.trees import Support as Support
+from thalweg.topology.trees import best_known_tree as best_known_tree

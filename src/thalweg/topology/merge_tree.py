@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from thalweg.estimate import Bound, BoundKind
 from thalweg.estimate import from_json as estimate_from_json
+from thalweg.topology.sets import DisjointSets
 
 __all__ = ["Edge", "Leaf", "Merge", "MergeTree", "Pair", "merge_tree"]
 
@@ -220,7 +221,7 @@ class MergeTree:
         """
         if math.isnan(level):
             raise ValueError("the level is NaN; give a number")
-        sets = _Sets(len(self.leaves))
+        sets = DisjointSets(len(self.leaves))
         for edge in self.edges:
             height = edge.height.upper if end == "upper" else edge.height.lower
             if height <= level and height < math.inf:
@@ -283,34 +284,6 @@ class MergeTree:
                 raise ValueError(f"the height of edge ({a!r}, {b!r}) is no bound: {height!r}")
             edges.append((a, b, bound))
         return merge_tree(dict(data["heights"]), edges)
-
-
-class _Sets:
-    """Disjoint sets of 0 .. n-1 with their sizes (union by size, path halving)."""
-
-    def __init__(self, count: int) -> None:
-        self._parent = list(range(count))
-        self._size = [1] * count
-
-    def find(self, i: int) -> int:
-        parent = self._parent
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    def size(self, i: int) -> int:
-        return self._size[self.find(i)]
-
-    def join(self, i: int, j: int) -> bool:
-        i, j = self.find(i), self.find(j)
-        if i == j:
-            return False
-        if self._size[i] < self._size[j]:
-            i, j = j, i
-        self._parent[j] = i
-        self._size[i] += self._size[j]
-        return True
 
 
 def merge_tree(
@@ -379,7 +352,7 @@ def _merges(bare: MergeTree) -> Iterator[Merge]:
     """Yield the merges, from the lowest upwards."""
     ends = [(bare._position(e.a), bare._position(e.b)) for e in bare.edges]
     count = len(bare.leaves)
-    sets = _Sets(count)
+    sets = DisjointSets(count)
     node, eldest, size = list(range(count)), list(range(count)), [1] * count
     joins: list[tuple[int, int, int, int, int]] = []
     for k, (i, j) in enumerate(ends):
@@ -419,7 +392,7 @@ def _steady(
     the set under the edges whose lower end lies below that height, and see if it grew.
     """
     count = len(size) - len(joins)
-    sets = _Sets(count)
+    sets = DisjointSets(count)
     by_lower = sorted(range(len(edges)), key=lambda k: edges[k].height.lower)
     result, position = [], 0
     for n, (k, *_) in enumerate(joins):
@@ -435,7 +408,7 @@ def _steady(
 def _minimax(count: int, ends: Sequence[tuple[int, int]], heights: Sequence[float]) -> np.ndarray:
     """Return for each pair the number of the edge that carries its minimax, -1 for none."""
     carrier = np.full((count, count), -1, dtype=np.int64)
-    sets = _Sets(count)
+    sets = DisjointSets(count)
     members = [[i] for i in range(count)]
     for k in sorted(range(len(ends)), key=lambda k: heights[k]):
         one, other = sets.find(ends[k][0]), sets.find(ends[k][1])

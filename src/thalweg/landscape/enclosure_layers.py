@@ -1,0 +1,443 @@
+r"""Interval arithmetic along a segment: what each layer makes of values and their slopes.
+
+For every sub-interval $[t_m - h, t_m + h]$ of a segment $a + t (b - a)$ and every example, a
+`Jet` holds the value at the middle with its rounding error, an enclosure of the value and one
+of its derivative in $t$, each as middle and radius. Radii are widened by more than what
+float64 can lose (Rump 1999, "Fast and parallel interval arithmetic"; Higham 2002, section
+3.1), so that exact arithmetic stays inside. The slope of a kink is the interval between its
+two sides, which is what the mean value theorem needs of a Lipschitz function.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = [
+    "Activation",
+    "Affine",
+    "Convolution",
+    "CrossEntropy",
+    "Flatten",
+    "Jet",
+    "Layer",
+    "Loss",
+    "Pool",
+    "Segment",
+    "SquaredError",
+    "slack",
+]
+
+TINY = 1e-300
+"""Added to radii: more than gradual underflow can lose."""
+
+
+def slack(terms: int) -> float:
+    """Return a bound on the relative rounding error of a sum of products, with room."""
+    return (terms + 16) * 2.0**-51
+
+
+@dataclass
+class Jet:
+    """Values and slopes over sub-intervals: tensors `(intervals, examples, ...)`.
+
+    Attributes:
+        centre: The value at the middle.
+        error: A bound on its rounding error, `(intervals, examples, 1, ...)`.
+        mid: Middle of an enclosure of the value over the sub-interval.
+        rad: Its radius.
+        slope: Middle of an enclosure of the derivative in t.
+        spread: Its radius.
+    """
+
+    centre: Tensor
+    error: Tensor
+    mid: Tensor
+    rad: Tensor
+    slope: Tensor
+    spread: Tensor
+
+    def map(self, linear: Callable[[Tensor], Tensor]) -> Jet:
+        """Apply a rearrangement of the entries of each example."""
+        parts = (self.centre, self.mid, self.rad, self.slope, self.spread)
+        centre, mid, rad, slope, spread = (linear(part) for part in parts)
+        shape = (*self.error.shape[:2], *([1] * (centre.ndim - 2)))
+        return Jet(centre, self.error.reshape(shape), mid, rad, slope, spread)
+
+
+@dataclass
+class Segment:
+    """Sub-intervals of one segment, and the weights along it.
+
+    Attributes:
+        first: The weights at its start, by name, in float64.
+        step: The weights at its end less those.
+        middle: Middles of the sub-intervals, `(intervals,)`.
+        half: Half their widths, `(intervals,)`.
+    """
+
+    first: Mapping[str, Tensor]
+    step: Mapping[str, Tensor]
+    middle: Tensor
+    half: Tensor
+
+    def along(self, values: Tensor, like: int) -> Tensor:
+        """Reshape one number per sub-interval to broadcast over `like` axes."""
+        return values.reshape(-1, *([1] * (like - 1)))
+
+    def at_middle(self, name: str) -> Tensor:
+        """Return a weight at every middle, `(intervals, ...)`."""
+        step = self.step[name]
+        return self.first[name] + self.along(self.middle, step.ndim + 1) * step
+
+    def largest(self, name: str) -> Tensor:
+        """Return a bound on a weight's size anywhere on the segment."""
+        first, step = self.first[name].abs(), self.step[name].abs()
+        return first + step
+
+
+@runtime_checkable
+class Layer(Protocol):
+    """One layer: what it makes of data, and of jets."""
+
+    def data(self, x: Tensor, segment: Segment) -> Tensor | Jet:
+        """Go on from data, which do not depend on t."""
+        ...
+
+    def jet(self, jet: Jet, segment: Segment) -> Jet:
+        """Go on from a jet."""
+        ...
+
+
+def _largest(x: Tensor) -> Tensor:
+    """Return the largest size in each example, kept as axes of one."""
+    return x.abs().amax(dim=tuple(range(2, x.ndim)), keepdim=True)
+
+
+class _Linear:
+    """What a linear layer and a convolution share: products of weights with entries."""
+
+    def __init__(self, weight: str, bias: str | None) -> None:
+        self.weight, self.bias = weight, bias
+
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Return the layer's product of entries `(intervals, examples, ...)` and weights."""
+        raise NotImplementedError
+
+    def spread_out(self, bias: Tensor, ndim: int) -> Tensor:
+        """Reshape a bias `(..., outputs)` to broadcast over the outputs."""
+        raise NotImplementedError
+
+    def _bias(self, segment: Segment, ndim: int) -> tuple[Tensor | float, Tensor | float]:
+        if self.bias is None:
+            return 0.0, 0.0
+        return (
+            self.spread_out(segment.at_middle(self.bias), ndim),
+            self.spread_out(segment.step[self.bias], ndim),
+        )
+
+    def data(self, x: Tensor, segment: Segment) -> Jet:
+        """Go on from data: the outputs are linear in t, so that one product serves all t."""
+        first, step = segment.first[self.weight], segment.step[self.weight]
+        start, rise = self.product(x[None], first), self.product(x[None], step)
+        size = self.product(x[None].abs(), segment.largest(self.weight))
+        bias, bias_step = self._bias(segment, start.ndim)
+        middle = segment.along(segment.middle, start.ndim)
+        if self.bias is not None:
+            size = size + self.spread_out(segment.largest(self.bias), start.ndim)
+        centre = start + middle * rise + bias
+        slope = (rise + bias_step).expand_as(centre)
+        spread = (slack(math.prod(first.shape[1:])) * size + TINY).expand_as(centre)
+        error = _largest(spread)
+        rad = segment.along(segment.half, start.ndim) * (slope.abs() + spread) + error
+        return Jet(centre, error, centre, rad, slope, spread)
+
+    def jet(self, jet: Jet, segment: Segment) -> Jet:
+        r"""Go on from a jet: $y = W x$, $y' = W' x + W x'$ with $W' $ constant."""
+        weight, step = segment.at_middle(self.weight), segment.step[self.weight]
+        largest, steps = segment.largest(self.weight), step.abs()
+        half = segment.along(segment.half, jet.mid.ndim)
+        count = math.prod(step.shape[1:])
+        size = jet.slope.abs() + jet.spread
+        bias, bias_step = self._bias(segment, jet.centre.ndim)
+        centre = self.product(jet.centre, weight) + bias
+        slope = self.product(jet.slope, weight) + self.product(jet.mid, step) + bias_step
+        spread = self.product(jet.spread, weight.abs()) + self.product(jet.rad + half * size, steps)
+        norm = largest.flatten(1).sum(1).max()
+        step_norm = steps.flatten(1).sum(1).max()
+        u = slack(count)
+        lost = norm * _largest(size) + step_norm * _largest(jet.mid.abs() + jet.rad + half * size)
+        error = norm * (jet.error * (1 + u) + u * _largest(jet.centre)) + TINY
+        if self.bias is not None:
+            top = segment.largest(self.bias).max()
+            lost, error = lost + top, error + u * top
+        spread = spread * (1 + u) + u * lost + TINY
+        rad = half * (slope.abs() + spread) * (1 + u) + error
+        return Jet(centre, error, centre, rad, slope, spread)
+
+
+class Affine(_Linear):
+    """`nn.Linear`: weights and bias by name."""
+
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Return $x W^T$."""
+        return torch.matmul(x, weight.transpose(-1, -2))
+
+    def spread_out(self, bias: Tensor, ndim: int) -> Tensor:
+        """Reshape `(intervals, outputs)` or `(outputs,)`."""
+        if bias.ndim == 1:
+            return bias
+        return bias.reshape(len(bias), *([1] * (ndim - 2)), -1)
+
+
+class Convolution(_Linear):
+    """`nn.Conv2d` in one group: weights and bias by name, stride, padding, dilation."""
+
+    def __init__(self, weight: str, bias: str | None, options: Mapping[str, Any]) -> None:
+        super().__init__(weight, bias)
+        self.options = dict(options)
+
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Convolve, each sub-interval with weights of its own where they have the axis."""
+        intervals, examples = x.shape[:2]
+        if weight.ndim == 4:
+            out = F.conv2d(x.flatten(0, 1), weight, **self.options)
+            return out.reshape(intervals, examples, *out.shape[1:])
+        groups = len(weight)
+        stacked = x.expand(groups, *x.shape[1:]).transpose(0, 1).flatten(1, 2)
+        out = F.conv2d(stacked, weight.flatten(0, 1), groups=groups, **self.options)
+        return out.reshape(examples, groups, -1, *out.shape[2:]).transpose(0, 1)
+
+    def spread_out(self, bias: Tensor, ndim: int) -> Tensor:
+        """Reshape `(intervals, channels)` or `(channels,)` to images."""
+        if bias.ndim == 1:
+            return bias[:, None, None]
+        return bias[:, None, :, None, None]
+
+
+class Flatten:
+    """One row per example."""
+
+    def data(self, x: Tensor, segment: Segment) -> Tensor:
+        """Flatten the data."""
+        return x.flatten(1)
+
+    def jet(self, jet: Jet, segment: Segment) -> Jet:
+        """Flatten each part."""
+        return jet.map(lambda part: part.flatten(2))
+
+
+class Pool:
+    """Averages of entries: a linear map whose weights are positive and constant."""
+
+    def __init__(self, average: Callable[[Tensor], Tensor]) -> None:
+        self.average = average
+
+    def _apply(self, x: Tensor) -> Tensor:
+        out = self.average(x.flatten(0, 1))
+        return out.reshape(*x.shape[:2], *out.shape[1:])
+
+    def data(self, x: Tensor, segment: Segment) -> Tensor:
+        """Refuse: data are pooled before they come here."""
+        raise ValueError("pooling of the data themselves has no enclosure here")
+
+    def jet(self, jet: Jet, segment: Segment) -> Jet:
+        """Average each part, widened by what the sums may lose."""
+        u = slack(math.prod(jet.mid.shape[3:]))
+        out = jet.map(self._apply)
+        out.error = jet.error * (1 + u) + u * _largest(jet.centre)
+        out.rad = out.rad * (1 + u) + u * _largest(jet.mid) + TINY
+        out.spread = out.spread * (1 + u) + u * _largest(jet.slope) + TINY
+        return out
+
+
+def _gauss(x: Tensor) -> Tensor:
+    """Return the derivative of GELU."""
+    out: Tensor = torch.special.ndtr(x) + x * torch.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    return out
+
+
+def _silu_slope(x: Tensor) -> Tensor:
+    s = torch.sigmoid(x)
+    return s * (1 + x * (1 - s))
+
+
+_SILU_TURN = 2.399357280515468
+_KINDS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], tuple[float, ...], bool]] = {
+    # value, derivative, where the derivative turns, whether the value is monotone
+    "tanh": (torch.tanh, lambda x: 1 - torch.tanh(x) ** 2, (0.0,), True),
+    "sigmoid": (
+        torch.sigmoid,
+        lambda x: torch.sigmoid(x) * torch.sigmoid(-x),
+        (0.0,),
+        True,
+    ),
+    "softplus": (
+        lambda x, beta=1.0, threshold=20.0: (
+            x.clamp(min=0) + torch.log1p(torch.exp(-(beta * x).abs())) / beta
+        ),
+        lambda x, beta=1.0, threshold=20.0: torch.sigmoid(beta * x),
+        (),
+        True,
+    ),
+    "elu": (
+        lambda x, alpha=1.0: F.elu(x, alpha),
+        lambda x, alpha=1.0: torch.where(x > 0, 1.0, alpha * torch.exp(x.clamp(max=0))),
+        (),
+        True,
+    ),
+    "gelu": (F.gelu, _gauss, (-math.sqrt(2), math.sqrt(2)), False),
+    "silu": (F.silu, _silu_slope, (-_SILU_TURN, _SILU_TURN), False),
+}
+
+
+class Activation:
+    r"""An activation of one entry at a time.
+
+    Softplus is that of exact arithmetic; torch drops $\log(1 + e^{-\beta x})/\beta$, at most
+    2.1e-9, above its threshold.
+
+    Args:
+        kind: Its name in torch.
+        options: Its parameters.
+    """
+
+    def __init__(self, kind: str, options: Mapping[str, Any]) -> None:
+        self.kind, self.options = kind, dict(options)
+        low = float(options.get("negative_slope", 0.0))
+        if kind == "leaky_relu" and not 0 <= low <= 1:
+            raise ValueError(f"a leaky ReLU of slope {low} has no enclosure here")
+        if kind == "elu" and not 0 < float(options.get("alpha", 1.0)) <= 1:
+            raise ValueError("an ELU with alpha above 1 has no enclosure here")
+        self.low = low
+
+    def data(self, x: Tensor, segment: Segment) -> Tensor:
+        """Refuse: activations of the data themselves do not depend on t."""
+        raise ValueError("an activation of the data themselves has no enclosure here")
+
+    def _value(self, x: Tensor) -> Tensor:
+        if self.kind in ("relu", "leaky_relu"):
+            return torch.where(x > 0, x, self.low * x)
+        return _KINDS[self.kind][0](x, **self.options)
+
+    def _slopes(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the range of the derivative over [low, high]."""
+        if self.kind in ("relu", "leaky_relu"):
+            one = torch.ones_like(low)
+            return torch.where(low >= 0, one, self.low), torch.where(high > 0, one, self.low)
+        _, derivative, turns, _ = _KINDS[self.kind]
+        ends = derivative(low, **self.options), derivative(high, **self.options)
+        least, most = torch.minimum(*ends), torch.maximum(*ends)
+        for turn in turns:
+            inside = (low <= turn + 1e-6) & (high >= turn - 1e-6)
+            there = derivative(low.new_tensor(turn))
+            least = torch.where(inside, torch.minimum(least, there), least)
+            most = torch.where(inside, torch.maximum(most, there), most)
+        return least - 2.0**-46, most + 2.0**-46
+
+    def jet(self, jet: Jet, segment: Segment) -> Jet:
+        """Go on from a jet by the chain rule."""
+        low, high = jet.mid - jet.rad, jet.mid + jet.rad
+        least, most = self._slopes(low, high)
+        slow, fast = jet.slope - jet.spread, jet.slope + jet.spread
+        corners = (least * slow, least * fast, most * slow, most * fast)
+        below = torch.minimum(torch.minimum(*corners[:2]), torch.minimum(*corners[2:]))
+        above = torch.maximum(torch.maximum(*corners[:2]), torch.maximum(*corners[2:]))
+        slope = (below + above) / 2
+        spread = torch.maximum(above - slope, slope - below)
+        spread = spread + 2.0**-49 * (slope.abs() + spread) + TINY
+        centre = self._value(jet.centre)
+        error = 1.2 * jet.error + 2.0**-46 * (1 + _largest(centre))
+        half = segment.along(segment.half, jet.mid.ndim)
+        rad = half * (slope.abs() + spread) * (1 + 2.0**-49) + error
+        if self.kind not in _KINDS or _KINDS[self.kind][3]:
+            room = 2.0**-46 * (1 + torch.maximum(low.abs(), high.abs()))
+            bottom = torch.maximum(self._value(low) - room, centre - rad)
+            top = torch.minimum(self._value(high) + room, centre + rad)
+            mid = (bottom + top) / 2
+            rad = torch.maximum(top - mid, mid - bottom) + 2.0**-49 * (bottom.abs() + top.abs())
+        else:
+            mid = centre
+        return Jet(centre, error, mid, rad, slope, spread)
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """A loss of one example: its value and its derivative in t."""
+
+    def jet(self, jet: Jet, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return value, its error, slope and its spread, `(intervals, examples)` each."""
+        ...
+
+
+@dataclass(frozen=True)
+class SquaredError:
+    r"""$c \sum_j (z_j - y_j)^2$ for each example.
+
+    Args:
+        factor: $c$; one over the number of outputs for ``F.mse_loss``.
+    """
+
+    factor: float
+
+    def jet(self, jet: Jet, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return value, error, slope and spread of every example."""
+        jet = jet.map(lambda part: part.flatten(2))
+        rows = targets.reshape(len(targets), -1)
+        u = slack(rows.shape[1])
+        error = jet.error + 2.0**-51 * (_largest(jet.centre) + rows.abs().amax(1)[:, None])
+        gap, middle = jet.centre - rows, jet.mid - rows
+        value = self.factor * (gap**2).sum(2)
+        lost = self.factor * (2 * gap.abs() * error + error**2).sum(2) * (1 + u) + u * value
+        slope = 2 * self.factor * (middle * jet.slope).sum(2)
+        rad = jet.rad + 2.0**-51 * (jet.mid.abs() + rows.abs())
+        size = jet.slope.abs() + jet.spread
+        spread = middle.abs() * jet.spread + rad * size
+        spread = 2 * self.factor * (spread + u * middle.abs() * size).sum(2) * (1 + u)
+        return value, lost + TINY, slope, spread + TINY
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    r"""$\log \sum_j e^{z_j} - z_y$ for each example."""
+
+    def jet(self, jet: Jet, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        r"""Return value, error, slope and spread; $\ell' = \sum_j (p_j - 1_{j=y})(z_j' - s)$."""
+        count = jet.centre.shape[2]
+        u = slack(count)
+        where = targets.reshape(1, -1, 1).expand(len(jet.centre), -1, 1)
+        value = torch.logsumexp(jet.centre, 2) - jet.centre.gather(2, where).squeeze(2)
+        lost = 2 * jet.error.squeeze(2) + u * (1 + 3 * _largest(jet.centre).squeeze(2))
+        low, high = _probabilities(jet.mid - jet.rad, jet.mid + jet.rad)
+        truth = torch.zeros_like(low).scatter_(2, where, 1.0)
+        low, high = low - truth, high - truth
+        shift = (((low + high) / 2 + truth) * jet.slope).sum(2, keepdim=True)
+        slope, size = jet.slope - shift, jet.slope.abs() + shift.abs()
+        spread = jet.spread + 2.0**-50 * size
+        corners = torch.stack(
+            [p * s for p in (low, high) for s in (slope - spread, slope + spread)]
+        )
+        below, above = corners.amin(0).sum(2), corners.amax(0).sum(2)
+        room = u * corners.abs().amax(0).sum(2) + u * (size + spread).sum(2)
+        return value, lost + TINY, (below + above) / 2, (above - below) / 2 + room + TINY
+
+
+def _probabilities(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Return bounds of the softmax over scores that lie in boxes."""
+    u = slack(low.shape[2])
+    top = high.amax(2, keepdim=True)
+    weak, strong = torch.exp(low - top), torch.exp(high - top)
+    u_exp = 2.0**-50 * (1 + (high - top).abs().amax(2, keepdim=True).clamp(max=800))
+    all_weak, all_strong = weak.sum(2, keepdim=True), strong.sum(2, keepdim=True)
+    room = (u + u_exp) * all_strong
+    rest_strong = all_strong - strong + room
+    rest_weak = (all_weak - weak - room).clamp(min=0)
+    least = weak / (weak + rest_strong) - u - u_exp
+    most = torch.nan_to_num(strong / (strong + rest_weak), nan=1.0) + u + u_exp
+    return least.clamp(min=0), most.clamp(max=1)

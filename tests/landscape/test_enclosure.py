@@ -1,0 +1,186 @@
+"""Enclosures along segments: every sampled value and slope inside, and what has none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from thalweg.landscape import FunctionLandscape, ModelLandscape, NoEnclosure, enclose
+from thalweg.landscape.enclosure import NetworkEnclosure
+from thalweg.landscape.enclosure_layers import Activation, Affine, Jet, Segment
+from thalweg.zoo import models
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky": lambda: nn.LeakyReLU(0.1),
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "softplus": lambda: nn.Softplus(beta=2.0),
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "elu": nn.ELU,
+    "identity": nn.Identity,
+}
+X = torch.randn(20, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+Y = torch.randn(20, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+CLASSES = torch.arange(20) % 2
+
+
+def chain(make: Callable[[], nn.Module]) -> nn.Module:
+    """Three linear layers."""
+    layers = [nn.Linear(3, 6), make(), nn.Linear(6, 5), make(), nn.Linear(5, 2)]
+    return nn.Sequential(*layers).double()
+
+
+def mean_of_sums(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Half the squared distance, averaged over examples."""
+    return 0.5 * ((outputs - targets) ** 2).sum(1).mean()
+
+
+def holds(land: ModelLandscape, parts: int, scale: float = 2.0, room: float = 1e-12) -> Any:
+    """Check values and slopes of many points against the enclosure, and return it."""
+    g = torch.Generator().manual_seed(3)
+    a, b = scale * land.start(g), scale * land.start(g)
+    knots = np.linspace(0, 1, parts + 1)
+    found = land.enclosure().slope_range(a, b, knots[:-1], knots[1:])
+    t = knots[:-1, None] + np.linspace(0, 1, 9) / parts
+    theta = a + torch.from_numpy(t).reshape(-1, 1).to(a.dtype) * (b - a)
+    values, gradients = land.value_and_gradient(theta)
+    v, s = (part.double().numpy().reshape(t.shape) for part in (values, gradients @ (b - a)))
+    assert (found.value_lo[:, None] - room <= v).all()
+    assert (v <= found.value_hi[:, None] + room).all()
+    assert (found.slope_lo[:, None] - room <= s).all()
+    assert (s <= found.slope_hi[:, None] + room).all()
+    assert (found.middle_lo - room <= v[:, 4]).all()
+    assert (v[:, 4] <= found.middle_hi + room).all()
+    return found
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize(("loss", "targets"), [(mean_of_sums, Y), (F.cross_entropy, CLASSES)])
+def test_everything_sampled_lies_inside(name: str, loss: Any, targets: Tensor) -> None:
+    torch.manual_seed(0)
+    land = ModelLandscape(chain(ACTIVATIONS[name]), loss, (X, targets), penalty=0.01)
+    coarse, fine = holds(land, 4), holds(land, 256)
+    widths = [float((r.slope_hi - r.slope_lo).mean()) for r in (coarse, fine)]
+    assert widths[1] < widths[0] / 20  # first order in the width
+    assert float((fine.middle_hi - fine.middle_lo).max()) < 1e-9
+
+
+def test_convolutions_and_pools_in_float32() -> None:
+    x = torch.randn(10, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    for activation in ("tanh", "relu"):
+        model = models.cnn((3, 4), activation=activation, seed=0)
+        land = ModelLandscape(model, F.cross_entropy, (x, torch.arange(10)), batch_size=4)
+        holds(land, 32, scale=1.0, room=1e-5)
+    holds(
+        ModelLandscape(models.mlp((64, 9, 10), seed=0), F.cross_entropy, (x, torch.arange(10))),
+        8,
+        room=1e-5,
+    )
+
+
+class Odd(nn.Module):
+    """A linear layer with something odd after it."""
+
+    def __init__(self, odd: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 2)
+        self.odd = odd
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the odd thing."""
+        return self.odd(self.inner(x))
+
+
+def shortcut(x: Tensor) -> Tensor:
+    """Add the input to the output."""
+    return x + x.relu()
+
+
+def by_value(x: Tensor) -> Tensor:
+    """Branch on a value."""
+    return x.relu() if torch.isfinite(x).all() else x
+
+
+@pytest.mark.parametrize(
+    ("odd", "reason"),
+    [
+        (shortcut, "torch.Tensor.add|no chain"),
+        (by_value, "reads something else|which has no enclosure|without values"),
+        (torch.sin, "calls torch.sin, which has no enclosure"),
+        (lambda x: F.gelu(x, approximate="tanh"), "tanh approximation"),
+        (lambda x: F.leaky_relu(x, -0.5), "leaky ReLU of slope"),
+    ],
+)
+def test_networks_without_an_enclosure_say_why(odd: Any, reason: str) -> None:
+    land = ModelLandscape(Odd(odd).double(), F.mse_loss, (X, Y))
+    for _ in range(2):  # the second answer is remembered
+        with pytest.raises(NoEnclosure, match=reason):
+            land.enclosure()
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets", "reason"),
+    [
+        (F.l1_loss, Y, "l1_loss"),
+        (lambda o, y: ((2 * o - y) ** 2).mean(), Y, "the loss calls"),
+        (lambda o, y: F.cross_entropy(o, y, label_smoothing=0.1), CLASSES, "cross_entropy"),
+        (lambda o, y: (F.mse_loss(o, y), len(o)), Y, "weights of its own"),
+    ],
+)
+def test_losses_without_an_enclosure_say_why(loss: Any, targets: Tensor, reason: str) -> None:
+    land = ModelLandscape(nn.Linear(3, 2).double(), loss, (X, targets))
+    with pytest.raises(NoEnclosure, match=reason):
+        land.enclosure()
+
+
+def test_other_landscapes_say_why() -> None:
+    with pytest.raises(NoEnclosure, match="FunctionLandscape cannot bound itself"):
+        enclose(FunctionLandscape(lambda x: (x**2).sum(), 2))
+    x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    norm = ModelLandscape(models.resnet(2, seed=0), F.cross_entropy, (x, torch.arange(4)))
+    with pytest.raises(NoEnclosure, match="BatchNorm"):
+        norm.enclosure()
+    decay = ModelLandscape(
+        nn.Linear(3, 2).double(), F.mse_loss, (X, Y), penalty=lambda theta: theta.abs().sum()
+    )
+    with pytest.raises(NoEnclosure, match="penalty is a function"):
+        decay.enclosure()
+
+
+def test_a_broken_enclosure_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer that computes something else is met where the model stands."""
+
+    def wrong(self: Activation, jet: Jet, segment: Segment) -> Jet:
+        return jet
+
+    land = ModelLandscape(chain(nn.Tanh), F.mse_loss, (X, Y))
+    monkeypatch.setattr(Activation, "jet", wrong)
+    with pytest.raises(NoEnclosure, match="does not hold"):
+        land.enclosure()
+
+
+def test_cost_is_counted_and_the_model_left_alone() -> None:
+    model = chain(nn.ReLU)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    land = ModelLandscape(model, F.mse_loss, (X, Y))
+    found = land.enclosure()
+    assert isinstance(found, NetworkEnclosure)
+    assert isinstance(found.layers[0], Affine)
+    start = land.cost
+    a = land.initial
+    found.slope_range(a, 2 * a, np.array([0.0, 0.5]), np.array([0.5, 1.0]))
+    spent = land.cost - start
+    assert (spent.passes, spent.losses, spent.gradients) == (4.0, 0, 0)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with pytest.raises(ValueError, match="0 <= t0 <= t1 <= 1"):
+        found.slope_range(a, 2 * a, np.array([0.5]), np.array([0.2]))
+    with pytest.raises(ValueError, match="one hidden layer"):
+        found.exact_maximum(a, 2 * a)

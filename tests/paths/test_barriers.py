@@ -1,0 +1,126 @@
+"""The published barriers by name against their definitions, and a height's sampling error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from thalweg.landscape import FunctionLandscape, ModelLandscape
+from thalweg.paths import barrier_definitions, height_sampling, measure
+
+ENDS = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+
+
+def classifier(seed: int = 0, examples: int = 60) -> tuple[ModelLandscape, torch.Tensor]:
+    """A small classifier on random data, and three corners."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(examples, 3, generator=g, dtype=torch.float64)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    labels = (x[:, 0] * x[:, 1] > 0).long()
+    land = ModelLandscape(model, F.cross_entropy, (x, labels), metrics="accuracy", penalty=0.01)
+    return land, torch.stack([2 * land.start(g) for _ in range(3)])
+
+
+def test_every_definition_by_hand() -> None:
+    """A bump on a slope: the three loss barriers differ, each by its formula."""
+    land = FunctionLandscape(lambda x: 2 * x[0] + torch.sin(torch.pi * x[0]) * 3, 1)
+    path = measure(land, ENDS, tolerance=1e-6)
+    t = np.linspace(0, 1, 200001)
+    values = 2 * t + 3 * np.sin(np.pi * t)
+    found = barrier_definitions(path)
+    truth = {
+        "above_ends": values.max() - 2,
+        "above_mean": values.max() - 1,
+        "above_chord": (values - 2 * t).max(),
+    }
+    for name, value in truth.items():
+        bound = found[name].bound
+        assert bound.lower - 1e-6 <= value <= bound.upper + 1e-6
+        assert bound.width <= 0.1
+    assert found.error is None
+    assert "metrics='accuracy'" in str(found)
+    assert [barrier.name for barrier in found] == list(truth)
+    with pytest.raises(KeyError, match="no barrier is called 'height'; known: above_ends"):
+        found["height"]
+
+
+def test_level_ends_make_all_the_same() -> None:
+    land = FunctionLandscape(lambda x: torch.sin(torch.pi * x[0]) ** 2 * 0 + x[0] * (1 - x[0]), 1)
+    found = barrier_definitions(measure(land, ENDS))
+    assert found["above_chord"].bound.lower == found["above_ends"].bound.lower
+    assert found["above_chord"].bound.upper == found["above_mean"].bound.upper
+
+
+def test_error_barrier_from_the_metric() -> None:
+    land, corners = classifier()
+    path = measure(land, corners)
+    found = barrier_definitions(path, land, samples=9)
+    assert found.error is not None
+    t = torch.unique(
+        torch.cat(
+            [torch.linspace(0, 1, 9, dtype=torch.float64), torch.tensor([path.top_time]).double()]
+        )
+    )
+    errors = [1 - land.metrics(path.at(s))["accuracy"].value for s in t]
+    truth = max(errors) - (errors[0] + errors[-1]) / 2
+    assert found.error.bound.lower == pytest.approx(truth)
+    assert found.error.sampling is not None
+    assert truth in found.error.sampling
+    assert found.error.bound.upper_kind == "estimated"
+    assert found.cost.losses > 0
+    assert found.to_json()["definitions"][3]["name"] == "error"
+    assert "Frankle" in found.__rich__()
+    with pytest.raises(ValueError, match="no metric 'f1'"):
+        barrier_definitions(path, land, metric="f1")
+    with pytest.raises(ValueError, match="at least 2"):
+        barrier_definitions(path, samples=1)
+
+
+def test_a_height_keeps_its_value_and_has_an_interval() -> None:
+    land, corners = classifier()
+    path = measure(land, corners)
+    found = height_sampling(land, path)
+    assert found.value == pytest.approx(path.height.lower, abs=1e-9)
+    assert found.interval[0] <= found.value <= found.interval[1]
+    assert found.samples == 60
+    top, weights = land.example_losses(path.top)
+    assert float(top.mean()) == pytest.approx(
+        path.maximum.lower - 0.005 * float(path.top @ path.top), abs=1e-9
+    )
+    assert bool((weights == 1).all())
+    plain = FunctionLandscape(lambda x: x[0], 1)
+    with pytest.raises(ValueError, match="no losses of its examples"):
+        height_sampling(plain, measure(plain, ENDS))
+
+
+@pytest.mark.calibration
+def test_the_sampling_interval_holds_the_population_height(calibration: Any) -> None:
+    """Samples of 64 from a population of 4000; the path's top fixed by the population."""
+    big, corners = classifier(7, 4000)
+    path = measure(big, corners, max_samples=40, tolerance=1e-2)
+    truth, hits = path.height.lower, 0
+    for seed in calibration.seeds:
+        g = torch.Generator().manual_seed(seed)
+        part = big.minibatch(torch.randperm(4000, generator=g)[:64])
+        losses = part.loss(torch.stack([path.points[0], path.points[-1], path.top]))
+        own = measure(part, path.points, max_samples=8, tolerance=1e9)
+        moved = type(own)(
+            **{
+                **{f: getattr(own, f) for f in ("points", "method", "converged", "note", "cost")},
+                "losses": torch.stack([losses[0], own.losses[1], losses[1]]),
+                "profile": type(own.profile)(
+                    own.profile.times,
+                    own.profile.losses,
+                    own.maximum.above(own.maximum.lower - float(losses[2])),
+                    path.top,
+                    path.top_time,
+                ),
+            }
+        )
+        hits += truth in height_sampling(part, moved)
+    calibration.check("sampling error of a height", hits)

@@ -1,0 +1,159 @@
+"""Connected or not: yes with a path, no with each kind of proof, unresolved otherwise."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from thalweg.landscape import FunctionLandscape
+from thalweg.paths import Path, measure
+from thalweg.paths.boxes import BoxFloor, Region
+from thalweg.paths.path import Floor
+from thalweg.paths.separation import Separator
+from thalweg.paths.verdict import ContradictionError, check_consistent, is_connected
+from thalweg.zoo import deep_linear, matrix_factor, three_cycle, two_relu_swap
+
+WELL = FunctionLandscape(lambda x: (x[0] ** 2 - 1) ** 2 + x[1] ** 2, 2)
+RING = FunctionLandscape(lambda x: ((x**2).sum() - 1) ** 2, 2)
+A, B = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
+
+
+def wall(floor: float, kind: str = "certified") -> Separator:
+    return Separator("x0 = 0", lambda x: x[0], floor, kind, "it is said so")  # type: ignore[arg-type] # a test
+
+
+def test_yes_shows_a_path() -> None:
+    verdict = is_connected(RING, A, B, 0.1, seed=0)
+    assert verdict.yes
+    assert isinstance(verdict.evidence, Path)
+    assert verdict.evidence.maximum.upper <= 0.1
+
+
+def test_no_because_of_an_end() -> None:
+    verdict = is_connected(RING, A, 2 * B, 1.0)
+    assert verdict.no
+    assert "end b lies at 9, above the level 1" in verdict.reason
+
+
+def test_no_because_of_a_separating_set() -> None:
+    verdict = is_connected(WELL, A, B, 0.9, separators=[wall(1.0)])
+    assert verdict.no
+    assert isinstance(verdict.evidence, Floor)
+    assert verdict.evidence.loss == 1.0
+    assert verdict.cost.gradients == 0  # no search is needed
+    assert "every path reaches 1 (certified): it crosses x0 = 0" in verdict.reason
+
+
+def test_no_because_of_boxes() -> None:
+    verdict = is_connected(WELL, A, B, 0.4, seed=0)
+    assert verdict.no
+    assert isinstance(verdict.evidence, BoxFloor)
+    assert 0.4 < verdict.evidence.floor.loss <= 1.0
+
+
+def test_unresolved_says_what_would_decide() -> None:
+    verdict = is_connected(WELL, A, B, 0.7, max_boxes=0, seed=0)
+    assert verdict.unresolved
+    assert "a separating set on which the loss is proven to exceed the level" in verdict.reason
+    guess = is_connected(WELL, A, B, 0.7, max_boxes=0, seed=0, separators=[wall(0.9, "estimated")])
+    assert guess.unresolved  # an estimate proves nothing
+    assert "reaches 0.9 (estimated)" in guess.reason
+    few = is_connected(WELL, A, B, 0.99, max_boxes=70, seed=0)
+    assert few.unresolved
+    assert isinstance(few.evidence, Path)
+
+
+def test_a_function_without_interval_form_is_left_to_the_paths() -> None:
+    land = FunctionLandscape(
+        lambda x: torch.linalg.det(torch.outer(x, x)) ** 2 + (x[0] ** 2 - 1) ** 2 + x[1] ** 2,
+        2,
+    )
+    assert is_connected(land, A, B, 0.3, seed=0).unresolved
+    with pytest.raises(ValueError, match="_linalg_det, which has no interval form"):
+        is_connected(land, A, B, 0.3, seed=0, region=Region((-2.0, -2.0), (2.0, 2.0)))
+    bent = is_connected(land, A, B, 0.3, seed=0, gradient_lipschitz=60.0)
+    assert bent.no
+
+
+def test_a_set_that_separates_nothing_here_is_not_used() -> None:
+    """The ring is whole: a set through both ends, or beside both, says nothing."""
+    through = Separator("x1 = 0", lambda x: x[1], 5.0, "certified", "it is said so")
+    beside = Separator("x0 = 7", lambda x: x[0] - 7, 5.0, "certified", "it is said so")
+    assert is_connected(RING, A, B, 0.1, seed=0, separators=[through, beside]).yes
+
+
+def test_a_wrong_floor_is_caught() -> None:
+    """By the straight line where it crosses the set, else by the path that stays below."""
+    with pytest.raises(ValueError, match=r"claims a loss of at least 1\.2, but the straight line"):
+        is_connected(WELL, A, B, 1.1, separators=[wall(1.2)])
+    with pytest.raises(ContradictionError, match=r"every path is said to reach 0\.5 \(certified\)"):
+        is_connected(RING, A, B, 0.6, separators=[wall(0.5)], seed=0, method="string")
+
+
+def test_the_check_of_consistency() -> None:
+    path = measure(WELL, torch.stack([A, B]), tolerance=1e-9)
+    check_consistent(path, None)
+    check_consistent(path, Floor(1.0, "exact", "so"))
+    check_consistent(path, Floor(1.5, "estimated", "a guess is no proof"))
+    with pytest.raises(ContradictionError, match="Either this proof is wrong, or the path hides"):
+        check_consistent(path, Floor(1.5, "certified", "so"))
+    lost = replace(path.profile, maximum=replace(path.maximum, lower=math.nan, upper=math.nan))
+    check_consistent(replace(path, profile=lost), Floor(1.5, "certified", "so"))
+
+
+def test_levels_at_the_floor_and_beside_it() -> None:
+    """The rank-2 barrier to rounding: decided a hair away from it on either side."""
+    land = matrix_factor([3.0, 2.0])
+    a, b = land.ends(0)
+    assert is_connected(land, a, b, 1.0 - 1e-9).no
+    assert is_connected(land, a, b, 1.0 + 1e-4, seed=0, tolerance=1e-6).yes
+    at = is_connected(land, a, b, 1.0, seed=0)
+    assert not at.no  # the pass itself lies at the level
+
+
+def test_one_unit_more_opens_the_way() -> None:
+    for tight, wide in (
+        (deep_linear([2.0, 1.0]), deep_linear([2.0, 1.0], width=3)),
+        (two_relu_swap(), two_relu_swap(units=3)),
+    ):
+        assert is_connected(tight, *tight.ends(5), 0.25).no
+        assert is_connected(wide, *wide.ends(5), 0.25, seed=5, searches=4, max_gradients=1200).yes
+
+
+def test_later_searches_start_elsewhere() -> None:
+    """A second search starts over a detour, from another seed, and costs its own."""
+    land = matrix_factor([3.0, 2.0])
+    costs = [
+        is_connected(land, *land.ends(0), 1.0, seed=0, searches=k, max_gradients=300).cost.gradients
+        for k in (1, 2)
+    ]
+    assert costs[1] > costs[0] + 50
+
+
+def test_the_disconnected_cycle_never_comes_out_connected() -> None:
+    land = three_cycle()
+    for seed in range(8):
+        a, b = land.ends(seed)
+        assert is_connected(land, a, b, 0.2, seed=seed).no
+    for level in (0.3, 0.4):  # above the proven floor: no proof, and no path
+        verdict = is_connected(land, *land.ends(0), level, seed=0, max_gradients=600)
+        assert verdict.unresolved
+
+
+def test_errors() -> None:
+    with pytest.raises(ValueError, match="level is NaN"):
+        is_connected(WELL, A, B, math.nan)
+    with pytest.raises(ValueError, match="searches must be at least 1, got 0"):
+        is_connected(WELL, A, B, 0.5, searches=0)
+    with pytest.raises(ValueError, match="same vector"):
+        is_connected(WELL, A, A, 0.5)
+
+
+def test_the_cost_is_what_was_spent() -> None:
+    for level, options in ((0.9, {"separators": [wall(1.0)]}), (0.3, {}), (1.1, {})):
+        before = WELL.cost
+        verdict = is_connected(WELL, A, B, level, seed=0, searches=2, **options)  # type: ignore[arg-type] # a test
+        assert verdict.cost == WELL.cost - before

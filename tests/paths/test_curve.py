@@ -142,7 +142,7 @@ def test_chain_rule_against_a_double_loop_and_autograd(objective: str) -> None:
 def test_around_the_ring(optimizer: str, kind: str, bends: int) -> None:
     """The line climbs to 1 through the middle; curves go round."""
     before = RING.cost
-    path = curve(RING, A, B, kind=kind, bends=bends, optimizer=optimizer, max_gradients=900, seed=0)
+    path = curve(RING, A, B, kind=kind, bends=bends, optimizer=optimizer, seed=0)
     assert path.height.upper < (0.15 if bends == 1 else 0.05)
     assert path.normalised_length > 1.3
     assert path.method == kind

@@ -123,12 +123,14 @@ def test_killed_and_run_again_ends_the_same(tmp_path: Path) -> None:
     land = ring()
     again = level_set_geometry(land, A, B, [0.5], folder=tmp_path, **options)  # the seed is kept
     assert again.rows == whole.rows
-    assert again.runs == whole.runs
+    told = [run.to_json() for run in whole.runs]  # a NaN is not equal to itself
+    assert [run.to_json() for run in again.runs] == told
     assert again.seed == 5
     assert not list(tmp_path.glob("*.state*"))
     assert len(list(tmp_path.glob("*level*.json"))) == 2
     read = ring()
-    assert level_set_geometry(read, A, B, [0.5], folder=tmp_path, **options).runs == whole.runs
+    third = level_set_geometry(read, A, B, [0.5], folder=tmp_path, **options)
+    assert [run.to_json() for run in third.runs] == told
     assert read.cost.gradients == 0
 
 

@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 Data = Callable[[], Iterable[tuple[Array, Array]]]
 MOST = 2**17
 """Breakpoints that are sorted together, so that memory does not grow with their number."""
-REFINEMENTS = 32
+REFINEMENTS = 12
 """How often the highest part of a segment may be cut in four to lessen its rounding."""
 CHUNK = 2**20
 """Numbers in one array of quadratics."""

@@ -90,7 +90,7 @@ def autoneb_schedule(budget: float | None = None) -> Schedule:
     Example:
         >>> schedule = autoneb_schedule(4800)
         >>> [schedule.steps(i, 4800, 3.0) for i in (0, 4, 13)]
-        [100, 240, 1000]
+        [100, 266, 1000]
     """
     least = 3 * len(_PUBLISHED)
     if budget is not None and not budget >= least:

@@ -9,12 +9,16 @@ from thalweg.paths.barriers import barrier_definitions as barrier_definitions
 from thalweg.paths.barriers import height_sampling as height_sampling
 from thalweg.paths.beads import BeadString as BeadString
 from thalweg.paths.beads import dynamic_string as dynamic_string
+from thalweg.paths.boxes import BoxFloor as BoxFloor
+from thalweg.paths.boxes import Region as Region
 from thalweg.paths.boxes import box_floor as box_floor
 from thalweg.paths.connect import connect as connect
 from thalweg.paths.critical import Certificate as Certificate
 from thalweg.paths.critical import critical_point as critical_point
 from thalweg.paths.curve import Curve as Curve
 from thalweg.paths.curve import curve as curve
+from thalweg.paths.descent import Descent as Descent
+from thalweg.paths.descent import descend as descend
 from thalweg.paths.gauge import Gauge as Gauge
 from thalweg.paths.gauge import in_gauge as in_gauge
 from thalweg.paths.height import Profile as Profile
@@ -26,6 +30,7 @@ from thalweg.paths.level_sets import level_sets_through_training as level_sets_t
 from thalweg.paths.level_table import LevelSetGeometry as LevelSetGeometry
 from thalweg.paths.line import line as line
 from thalweg.paths.passes import Pass as Pass
+from thalweg.paths.passes import Passes as Passes
 from thalweg.paths.passes import passes_from as passes_from
 from thalweg.paths.path import Floor as Floor
 from thalweg.paths.path import Path as Path
@@ -40,4 +45,5 @@ from thalweg.paths.shorten import shorten as shorten
 from thalweg.paths.simplex import Simplex as Simplex
 from thalweg.paths.simplex import simplex as simplex
 from thalweg.paths.string import string as string
+from thalweg.paths.verdict import ContradictionError as ContradictionError
 from thalweg.paths.verdict import is_connected as is_connected

@@ -23,11 +23,13 @@ class Net:
         name: What tables and ``--nets`` call it.
         make: Builds its landscape.
         examples: How many examples a quick run keeps.
+        budgets: Its budgets in a quick run, in gradients over all the data.
     """
 
     name: str
     make: Callable[[], ModelLandscape]
     examples: int = 500
+    budgets: tuple[int, ...] = (200, 600)
 
     def landscape(self, full: bool) -> ModelLandscape:
         """Return the landscape over all its data, or over the first examples."""
@@ -54,13 +56,15 @@ def _on_digits(model: torch.nn.Module, *, image: bool, penalty: float = 1e-3) ->
     )  # fmt: skip
 
 
+def _relu() -> ModelLandscape:
+    return _on_digits(mlp((64, 16, 16, 10), activation="relu", seed=0), image=False)
+
+
 NETS = (
     Net("tanh MLP", digits_mlp),
-    Net(
-        "ReLU MLP", lambda: _on_digits(mlp((64, 16, 16, 10), activation="relu", seed=0), image=False)
-    ),
-    Net("BatchNorm ResNet", digits_resnet, 300),
-    Net("CNN", fashion_cnn, 300),
+    Net("ReLU MLP", _relu),
     Net("LSTM", lambda: _on_digits(lstm(12, features=8, seed=0), image=True), 300),
-    Net("transformer", lambda: _on_digits(transformer(seed=0), image=True), 200),
+    Net("BatchNorm ResNet", digits_resnet, 300, (200,)),
+    Net("CNN", fashion_cnn, 300, (200,)),
+    Net("transformer", lambda: _on_digits(transformer(seed=0), image=True), 200, (200,)),
 )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from thalweg.landscape import Landscape
-from thalweg.paths.beads import dynamic_string
+from thalweg.paths.beads import BeadString, dynamic_string, dynamic_strings
+from thalweg.paths.shorten import shorten
 
 LOOSE: dict[str, Any] = {"acceptance": 1.1, "check_points": 100, "insert": "middle"}
 STRICT: dict[str, Any] = {"acceptance": 1.0, "insert": "middle"}
+SHORTENING = 20_000  # gradients for the shortening of one string on a small network
 ACCEPTANCES = {"loose": LOOSE, "strict": STRICT}
 
 
@@ -33,6 +35,7 @@ class Experiment:
         loss_of: Turns a level as published into a loss.
         options: For `dynamic_string`.
         measured: Which coordinates the published length counts; None for all.
+        side_by_side: Whether all strings are sought in one stack.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Experiment:
     loss_of: Callable[[float], float]
     options: dict[str, Any]
     measured: slice | None = None
+    side_by_side: bool = False
 
 
 def write(file: Path, content: dict[str, Any]) -> None:
@@ -59,22 +63,16 @@ def length(points: Tensor, coordinates: slice | None) -> float:
     return float(steps / torch.linalg.vector_norm((x[-1] - x[0]).double()))
 
 
-def search(
-    experiment: Experiment, land: Landscape, level: float, seed: int, acceptance: str, state: Path
+def row_of(
+    experiment: Experiment, level: float, seed: int, acceptance: str, string: BeadString
 ) -> dict[str, Any]:
-    """Join the two ends of one seed below one level, and return what the tables need."""
-    head = {"experiment": experiment.name, "acceptance": acceptance, "level": level, "seed": seed}
-    ends = experiment.ends(level, seed)
-    if ends is None:
-        return head | {"answer": "no ends", "reason": "training did not get below the level"}
-    began = time.perf_counter()
-    strict = acceptance == "strict"
-    string = dynamic_string(
-        land, ends[0], ends[1], experiment.loss_of(level), initial_beads=1, seed=seed,
-        shorten=strict, checkpoint=state, **ACCEPTANCES[acceptance], **experiment.options,
-    )  # fmt: skip
+    """Return what the tables need of one search."""
     short = string.shortened
-    return head | {
+    return {
+        "experiment": experiment.name,
+        "acceptance": acceptance,
+        "level": level,
+        "seed": seed,
         "answer": string.connected.answer,
         "reason": string.connected.reason,
         "beads": string.beads,
@@ -84,30 +82,75 @@ def search(
         "maximum": string.path.maximum.to_json(),
         "training": string.training,
         "cost": string.cost.to_json(),
-        "seconds": time.perf_counter() - began,
     }
 
 
 def run(experiment: Experiment, seeds: Iterable[int], acceptances: Iterable[str], out: Path) -> int:
     """Do every search that is not in the folder yet; return how many were done."""
-    land, done = experiment.land(), 0
-    seeds = list(seeds)
+    land, done, seeds = experiment.land(), 0, list(seeds)
     for acceptance in acceptances:
+        folder = out / experiment.name / acceptance
+        wanted = []
         for level in sorted(experiment.levels, reverse=True):
             for seed in seeds:
-                file = out / experiment.name / acceptance / f"level-{level:g}_seed-{seed}.json"
+                file = folder / f"level-{level:g}_seed-{seed}.json"
                 if file.exists():
                     continue
-                state = file.with_suffix(".state")
-                row = search(experiment, land, level, seed, acceptance, state)
-                write(file, row)
-                for left in file.parent.glob(f"{state.name}*"):
-                    left.unlink()
                 done += 1
-                said = f"{row['beads']} beads, length {row['raw']:.3f}" if "raw" in row else ""
-                print(f"{experiment.name} {acceptance}: level {level:g}, seed {seed}: "
-                      f"{row['answer']} {said}", flush=True)  # fmt: skip
+                if (ends := experiment.ends(level, seed)) is None:
+                    head = {"experiment": experiment.name, "acceptance": acceptance}
+                    reason = "training did not get below the level"
+                    end = {"level": level, "seed": seed, "answer": "no ends", "reason": reason}
+                    write(file, head | end)
+                else:
+                    wanted.append((level, seed, ends, file))
+        for (level, seed, _, file), string in zip(
+            wanted, strings(experiment, land, wanted, acceptance), strict=True
+        ):
+            row = row_of(experiment, level, seed, acceptance, string)
+            write(file, row)
+            for left in file.parent.glob(f"{file.stem}.state*"):
+                left.unlink()
+            head = f"{experiment.name} {acceptance}: level {level:g}, seed {seed}: {row['answer']}"
+            print(f"{head}, {row['beads']} beads, length {row['raw']:.3f}", flush=True)
     return done
+
+
+def told(part: float, message: str) -> None:
+    """Show how far the searches are, on a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r{message} ", end="", file=sys.stderr, flush=True)
+
+
+def strings(
+    experiment: Experiment,
+    land: Landscape,
+    wanted: list[tuple[float, int, Tensor, Path]],
+    acceptance: str,
+) -> Iterator[BeadString]:
+    """Join every pair of ends below its level; strict strings are shortened too."""
+    strict = acceptance == "strict"
+    options = ACCEPTANCES[acceptance] | experiment.options | {"initial_beads": 1}
+    if not experiment.side_by_side:
+        for level, seed, ends, file in wanted:
+            yield dynamic_string(
+                land, ends[0], ends[1], experiment.loss_of(level), seed=seed, shorten=strict,
+                checkpoint=file.with_suffix(".state"), **options,
+            )  # fmt: skip
+        return
+    if not wanted:
+        return
+    stack = torch.stack([ends for _, _, ends, _ in wanted])
+    levels = [experiment.loss_of(level) for level, _, _, _ in wanted]
+    seeds = [seed for _, seed, _, _ in wanted]
+    found = dynamic_strings(
+        land, stack[:, 0], stack[:, 1], levels, seeds=seeds, shorten=False, progress=told, **options
+    )
+    for string, level, seed in zip(found, levels, seeds, strict=True):
+        if strict and string.connected.yes:
+            short = shorten(land, string.path, level, max_gradients=SHORTENING, seed=seed)
+            string = replace(string, shortened=short)
+        yield string
 
 
 def read(folder: Path, name: str, acceptance: str) -> list[dict[str, Any]]:

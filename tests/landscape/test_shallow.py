@@ -97,7 +97,7 @@ def test_a_needle_between_two_breakpoints_is_caught() -> None:
 
 def test_a_penalty_and_a_factor_are_added() -> None:
     a, b, x, y = random_case(5)
-    t = np.linspace(0, 1, 20001)
+    t = np.linspace(0, 1, 5001)
     truth = (3 * len(y[0]) * loss(a, b, x, y, t) + 0.5 - 2 * t + 7 * t**2).max()
     found = shallow_maximum(a, b, [(x, y)], factor=3.0, penalty=(0.5, -2.0, 7.0))
     assert truth <= found.upper <= truth + 1e-5 * (1 + truth)
@@ -113,5 +113,8 @@ def test_wrong_shapes_and_numbers_are_refused(unchecked: None) -> None:
     broken = ShallowNet(a.weight * np.nan, a.bias, a.head, a.offset)
     with pytest.raises(ValueError, match="NaN"):
         shallow_maximum(broken, b, [(x, y)])
+    huge = ShallowNet(1e120 * a.weight, a.bias, 1e120 * a.head, a.offset)
+    with pytest.raises(OverflowError, match="not finite on this segment"):
+        shallow_maximum(huge, b, [(x, y)])
     with pytest.raises(ValueError, match="no data"):
         shallow_maximum(a, b, [])

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from thalweg.landscape import FunctionLandscape, ModelLandscape
 from thalweg.landscape.minibatches import Minibatches
 from thalweg.optim import minimise
-from thalweg.paths import line, measure
-from thalweg.paths.bead_search import BeadSearch, How, Rule
-from thalweg.paths.beads import BeadString, dynamic_string
+from thalweg.paths import bead_training, line, measure
+from thalweg.paths.bead_search import BeadSearch, Rule
+from thalweg.paths.bead_training import How
+from thalweg.paths.beads import BeadString, dynamic_string, dynamic_strings
 from thalweg.paths.segments import check_segment
 
 Make = Callable[..., Any]
@@ -198,8 +199,9 @@ def test_losses_that_are_no_numbers() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd", "polyak"])
-def test_beads_stay_in_their_hyperplane(optimizer: Any) -> None:
+def test_beads_stay_in_their_hyperplane(optimizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each bead of the first round stays at its place along the chord, to 1e-10."""
+    monkeypatch.setattr(bead_training, "_CHUNK", 1)  # look at every step
     scales = torch.tensor([1.0, 3.0, 0.5, 2.0], dtype=torch.float64)
     land = FunctionLandscape(lambda x: ((scales * x**2).sum() - 1) ** 2, 4)
     a, b = across(4)
@@ -219,7 +221,7 @@ def test_beads_stay_in_their_hyperplane(optimizer: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     points = torch.stack([a, b])
     search = BeadSearch(
-        rule, how, points, [0.0, 0.0], Minibatches(land, 1, generator), generator, 0, land.cost
+        rule, how, points, [0.0, 0.0], Minibatches(land, 1, generator), generator, 0, land.cost, 0
     )
     trained = 0
     while not search.finished and trained < 40:
@@ -232,7 +234,7 @@ def test_beads_stay_in_their_hyperplane(optimizer: Any) -> None:
     assert trained > 5
     free = replace(how, constrained=False)
     other = BeadSearch(
-        rule, free, points, [0.0, 0.0], Minibatches(land, 1, generator), generator, 0, land.cost
+        rule, free, points, [0.0, 0.0], Minibatches(land, 1, generator), generator, 0, land.cost, 0
     )
     strayed = 0.0
     for _ in range(40):
@@ -289,6 +291,36 @@ def test_a_seed_repeats_a_string_and_another_differs() -> None:
     assert one.seed == 3
     assert not torch.equal(one.path.points, other.path.points)
     assert torch.equal(drawn.path.points, again.path.points)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "polyak"])
+def test_strings_side_by_side_are_those_found_alone(optimizer: Any) -> None:
+    land, levels, seeds = ring(), [0.25, 0.05, 0.5, 0.2], [0, 1, 2, 3]
+    a = torch.stack([across(2)[0], across(2)[0], across(2)[1], across(2)[0]])
+    options: dict[str, Any] = {"optimizer": optimizer, "insert": "middle", "initial_beads": 1}
+    before = land.cost
+    strings = dynamic_strings(land, a, -a, levels, seeds=seeds, shorten=False, **options)
+    total = land.cost - before
+    for i, string in enumerate(strings):
+        one = dynamic_string(land, a[i], -a[i], levels[i], seed=seeds[i], shorten=False, **options)
+        assert string.connected.yes
+        assert string.path.points.shape == one.path.points.shape
+        assert torch.allclose(string.path.points, one.path.points, atol=1e-6)
+        assert string.training == pytest.approx(one.training, abs=2)
+        assert string.cost.gradients == pytest.approx(one.cost.gradients, abs=4)
+    assert sum(s.cost.gradients for s in strings) == pytest.approx(total.gradients, abs=8)
+
+
+def test_side_by_side_options_are_checked() -> None:
+    a = torch.stack([across(2)[0]] * 2)
+    with pytest.raises(ValueError, match="2 and 2 ends, 1 levels and 2 seeds"):
+        dynamic_strings(ring(), a, -a, [0.5], seeds=[0, 1])
+    with pytest.raises(TypeError, match="batch_size cannot be set for strings"):
+        dynamic_strings(ring(), a, -a, [0.5, 0.5], seeds=[0, 1], batch_size=3)
+    with pytest.raises(TypeError, match="dynamic_string has no option speed"):
+        dynamic_strings(ring(), a, -a, [0.5, 0.5], seeds=[0, 1], speed=3)
+    with pytest.raises(ValueError, match=r"end a lies at 0\.4096, not at or below the level 0.2"):
+        dynamic_strings(ring(), 0.6 * a, -a, [0.5, 0.2], seeds=[0, 1])
 
 
 def test_only_new_segments_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from thalweg.landscape import FunctionLandscape, ModelLandscape, NoEnclosure
 from thalweg.landscape.enclosure import NetworkEnclosure
 from thalweg.paths import bracket_maximum, measure
 from thalweg.paths.certified import enclosed_maximum, tent_upper
+from thalweg.paths.path import join
 
 
 def random_land(seed: int, kind: str) -> tuple[ModelLandscape, Tensor]:
@@ -38,19 +40,17 @@ def random_land(seed: int, kind: str) -> tuple[ModelLandscape, Tensor]:
     return land, corners
 
 
-def dense_maximum(land: ModelLandscape, points: Tensor, count: int = 401) -> tuple[float, float]:
-    """The highest loss of a grid, refined twice around its best, and the losses' range."""
+def dense_maximum(land: ModelLandscape, points: Tensor) -> tuple[float, float]:
+    """The highest loss of a grid, refined three times around its best, and the losses' range."""
     best, least = -np.inf, np.inf
     for a, b in itertools.pairwise(points):
         low, high = 0.0, 1.0
-        for _ in range(3):
+        for count in (201, 33, 33, 33):
             t = torch.linspace(low, high, count, dtype=torch.float64)
-            values = torch.cat([land.loss(a + s[:, None] * (b - a)) for s in t.split(101)])
-            top = float(t[values.argmax()])
+            values = land.loss(a + t[:, None] * (b - a))
+            top, step = float(t[values.argmax()]), (high - low) / (count - 1)
             best, least = max(best, float(values.max())), min(least, float(values.min()))
-            low, high = max(0.0, top - 2 / count), min(1.0, top + 2 / count)
-            count = 101
-        count = 401
+            low, high = max(0.0, top - 2 * step), min(1.0, top + 2 * step)
     return best, best - least
 
 
@@ -188,11 +188,157 @@ def test_cost_corners_and_samples_are_in_order() -> None:
     assert torch.equal(path.points[[0, -1]], corners[[0, -1]])
 
 
-def test_a_loss_that_overflows_is_reported_not_proven() -> None:
-    land, corners = random_land(0, "deep relu")
-    huge = torch.stack([corners[0], 1e120 * corners[1]])
-    found = bracket_maximum(land, huge).maximum
-    assert not np.isfinite(found.upper)
+@pytest.mark.parametrize("kind", ["relu", "deep relu"])
+def test_a_loss_that_overflows_is_reported_not_proven(kind: str) -> None:
+    land, corners = random_land(0, kind)
+    for bounds in ("auto", "certified"):
+        huge = torch.stack([corners[0], 1e120 * corners[1]])
+        found = bracket_maximum(land, huge, bounds=bounds).maximum
+        assert (found.lower, found.upper) == (np.inf, np.inf)
+    with pytest.raises(ValueError, match="NaN or infinite values"):
+        bracket_maximum(land, corners * torch.nan)
+    with pytest.raises(ValueError, match="norms overflow"):
+        bracket_maximum(land, 1e200 * corners)
+
+
+def test_bounds_that_overflow_prove_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    land, corners = random_land(3, "deep relu")
+    whole = NetworkEnclosure.slope_range
+
+    def unbounded(self: NetworkEnclosure, *args: Any) -> Any:
+        found = whole(self, *args)
+        endless = np.full_like(found.slope_hi, np.inf)
+        return dataclasses.replace(found, value_hi=endless, slope_hi=endless)
+
+    land.enclosure()
+    monkeypatch.setattr(NetworkEnclosure, "slope_range", unbounded)
+    assert bracket_maximum(land, corners).maximum.upper_kind == "estimated"
+    with pytest.raises(NoEnclosure, match="intervals overflow"):
+        bracket_maximum(land, corners, bounds="certified")
+
+
+def rational_loss(model: nn.Module, theta: list[Fraction], x: Tensor, y: Tensor) -> Fraction:
+    """The mean squared error of a chain of linear layers and ReLUs, without any rounding."""
+    total, at = Fraction(0), 0
+    layers = []
+    for layer in model.children():
+        if isinstance(layer, nn.Linear):
+            outputs, inputs = layer.weight.shape
+            weight = [theta[at + j * inputs : at + (j + 1) * inputs] for j in range(outputs)]
+            at += outputs * inputs
+            layers.append((weight, theta[at : at + outputs]))
+            at += outputs
+    for row, target in zip(x.tolist(), y.tolist(), strict=True):
+        h = [Fraction(v) for v in row]
+        for k, (weight, bias) in enumerate(layers):
+            h = [
+                b + sum((w * v for w, v in zip(ws, h, strict=True)), Fraction(0))
+                for ws, b in zip(weight, bias, strict=True)
+            ]
+            h = h if k == len(layers) - 1 else [max(v, Fraction(0)) for v in h]
+        total += sum(((v - Fraction(t)) ** 2 for v, t in zip(h, target, strict=True)), Fraction(0))
+    return total / y.numel()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_rational_place_lies_above(seed: int) -> None:
+    """Truth without rounding: kinks at corners, dead units, huge weights, penalty, batches."""
+    r = np.random.default_rng(seed)
+    depth, examples = 1 + seed % 2, (1, 2, 7)[seed % 3]
+    layers: list[nn.Module] = [nn.Linear(2, 3), nn.ReLU()]
+    layers += [nn.Linear(3, 3), nn.ReLU()] * (depth - 1)
+    dtype = torch.float32 if seed % 5 == 4 else torch.float64
+    model = nn.Sequential(*layers, nn.Linear(3, 2)).to(dtype)
+    x = torch.from_numpy(r.integers(-2, 3, (examples, 2))).to(dtype)
+    y = torch.from_numpy(r.normal(size=(examples, 2))).to(dtype)
+    decay = (0.0, 0.25)[seed // 2 % 2]
+    penalty = {"penalty": decay} if decay else {}
+    land = ModelLandscape(model, F.mse_loss, (x, y), batch_size=2, **penalty)
+    whole = r.integers(-2, 3, (3, land.dim)).astype(float)  # pre-activations of exactly 0
+    whole *= 10.0 ** r.uniform(-3, 6 if dtype == torch.float64 else 2) if seed % 4 == 3 else 1.0
+    whole[2] = np.nextafter(whole[1], np.inf)  # a segment of rounding's length
+    corners = torch.from_numpy(whole).to(dtype)
+    profile = bracket_maximum(land, corners)
+    assert profile.maximum.upper_kind in ("exact", "certified")
+    for a, b in itertools.pairwise(corners.tolist()):
+        for t in (*np.linspace(0, 1, 9), *r.random(4), min(1.0, 2 * profile.top_time)):
+            theta = [
+                Fraction(u) + Fraction(float(t)) * (Fraction(v) - Fraction(u))
+                for u, v in zip(a, b, strict=True)
+            ]
+            value = rational_loss(model, theta, x, y)
+            value += Fraction(decay) / 2 * sum((v * v for v in theta), Fraction(0))
+            assert value <= Fraction(profile.maximum.upper)
+
+
+def test_ends_equal_up_to_rounding_stay_proven() -> None:
+    """The range is 0 there, and no budget is spent on what rounding hides."""
+    land, corners = random_land(1, "deep tanh")
+    a = corners[0]
+    found = bracket_maximum(land, torch.stack([a, torch.nextafter(a, a + 1)])).maximum
+    assert found.upper_kind == "certified"
+    assert found.width <= 1e-10
+    assert found.cost.passes < 50
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_float32_losses_do_not_exceed_the_bound_by_more_than_their_rounding(seed: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    x, y = torch.randn(64, 6, generator=g), torch.randn(64, 3, generator=g)
+    model = nn.Sequential(nn.Linear(6, 20), nn.Tanh(), nn.Linear(20, 20), nn.ReLU())
+    model.append(nn.Linear(20, 3))
+    loss, targets = (F.mse_loss, y) if seed % 2 else (F.cross_entropy, y.argmax(1))
+    land = ModelLandscape(model, loss, (x, targets))
+    points = 10 * torch.stack([land.start(g), land.start(g)])
+    profile = bracket_maximum(land, points)
+    assert profile.maximum.upper_kind == "certified"
+    t = (profile.top_time + torch.linspace(-1e-3, 1e-3, 201)).clamp(0, 1)[:, None]
+    values = land.loss(torch.lerp(points[0], points[1], t)).double()
+    excess = float(values.max()) - profile.maximum.upper
+    assert excess <= 16 * torch.finfo(torch.float32).eps * (1 + profile.maximum.upper)
+
+
+def test_an_exact_maximum_that_rounding_blurs_is_only_certified() -> None:
+    """Weights of 1e12 that cancel: the rounding bound is wide, and the kind says so."""
+    model = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1)).double()
+    ones = torch.ones(1, 1, dtype=torch.float64)
+    land = ModelLandscape(model, F.mse_loss, (ones, 0 * ones))
+    a = torch.tensor([1.0, 1.0, 1.0, 1.0, 1e12, -1e12, 1.0], dtype=torch.float64)
+    b = a + torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0], dtype=torch.float64)
+    found = bracket_maximum(land, torch.stack([a, b])).maximum
+    assert (found.lower_kind, found.upper_kind) == ("certified", "certified")
+    assert found.lower == pytest.approx(4)
+    assert found.upper >= 4
+
+
+def test_a_level_stops_the_search_once_the_bracket_lies_on_one_side() -> None:
+    land, corners = random_land(1, "deep tanh")
+    full = bracket_maximum(land, corners, tolerance=1e-6, max_samples=2000).maximum
+    for gap in (-0.3, -0.02, 0.02, 0.3):
+        level = full.lower + gap
+        found = bracket_maximum(
+            land, corners, tolerance=1e-6, max_samples=2000, level=level
+        ).maximum
+        assert found.upper_kind == "certified"
+        assert (found.upper <= level) if gap > 0 else (found.lower > level)
+        assert found.cost.passes < full.cost.passes
+    near = measure(land, corners, bounds="certified", tolerance=0.0, level=full.lower + 1e-4)
+    assert near.maximum.upper_kind == "certified"
+    with pytest.raises(ValueError, match="level is NaN"):
+        bracket_maximum(land, corners, level=np.nan)
+
+
+def test_joined_maxima_are_worth_what_the_weaker_is() -> None:
+    land, corners = random_land(0, "relu")
+    third = torch.stack([corners[1], 0.5 * corners[0]])
+    exact = measure(land, corners)
+    for bounds, kinds in (
+        ("auto", ("exact", "exact")),
+        ("estimated", ("certified", "estimated")),
+    ):
+        other = measure(land, third, bounds=bounds)
+        for both in (join(exact, other), join(other.reversed(), exact.reversed())):
+            assert (both.maximum.lower_kind, both.maximum.upper_kind) == kinds
 
 
 @pytest.mark.calibration

@@ -16,6 +16,7 @@ from torch import Tensor
 from thalweg.landscape import FunctionLandscape
 from thalweg.paths import bracket_maximum
 from thalweg.paths.height import chord_upper, tangent_upper
+from thalweg.paths.segments import check_segment
 
 ENDS = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
 number = st.floats(-10, 10)
@@ -257,6 +258,26 @@ def test_float32_stops_at_its_rounding() -> None:
     found = bracket_maximum(land, ENDS.float(), tolerance=1e-12, max_samples=500)
     assert found.maximum.cost.gradients < 300
     assert abs(found.maximum.upper - 100) < 1e-3
+
+
+@pytest.mark.parametrize("blind", [False, True])
+def test_a_level_stops_the_samples_early(blind: bool) -> None:
+    """On one side of the level: a few samples; no second measurement from the start."""
+    make = ValuesOnly if blind else FunctionLandscape
+    land = make(lambda x: torch.sin(9 * x[0]), 1)
+    full = len(bracket_maximum(land, ENDS, tolerance=1e-9, initial=4).times)
+    for level in (0.5, 0.97, 1.02, 1.5):
+        found = bracket_maximum(land, ENDS, tolerance=0.0, initial=4, level=level)
+        bound = found.maximum
+        assert (bound.upper <= level) if level > 1 else (bound.lower > level)
+        assert len(found.times) < full
+    segment = check_segment(land, ENDS[0], ENDS[1], 1.02, span=4.0)
+    assert segment.maximum.upper <= 1.02
+    assert len(segment.profile.times) < full
+    start = land.cost
+    check_segment(land, ENDS[0], ENDS[1], 0.5, span=1.0)
+    spent = land.cost - start
+    assert max(spent.gradients, spent.losses) == 17
 
 
 def test_the_budget_holds_and_cost_is_counted() -> None:

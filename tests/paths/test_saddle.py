@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from thalweg.landscape import FunctionLandscape
-from thalweg.paths import climb, line, string
+from thalweg.paths import climb, line, measure, string
 from thalweg.paths.critical import critical_point
 from thalweg.paths.refine import refine
 from thalweg.zoo import muller_brown, six_hump_camelback
@@ -255,15 +255,39 @@ def test_refining_refuses_what_is_not_the_paths_pass() -> None:
     assert "index 2" in over.verdict.reason
     assert "lowered around it" in over.verdict.reason
     ramp = FunctionLandscape(lambda x: x[0] + x[1] ** 2, 2)
-    flat = refine(ramp, line(ramp, vector(0.0, 0.0), vector(1.0, 0.0)), seed=0)
+    bent = measure(ramp, torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.2, 0.0], [0.0, 0.01]], dtype=D))
+    flat = refine(ramp, bent, seed=0)
     assert flat.verdict.no
     assert "gradient-flat" in flat.verdict.reason
 
 
+def test_a_path_whose_highest_point_is_an_end_is_not_climbed() -> None:
+    slope = FunctionLandscape(lambda x: x[0] + x[1] ** 2, 2)
+    wells = FunctionLandscape(lambda x: (x[0] ** 2 - 1) ** 2 + x[1] ** 2, 2)
+    for land, a, b in (
+        (slope, vector(0.0, 0.0), vector(1.0, 0.0)),
+        (wells, vector(-1.0, 0.0), vector(0.0, 0.0)),  # from a minimum up to the pass itself
+        (wells, vector(-1.0, 0.0), vector(-0.9, 0.5)),
+    ):
+        for path, name in ((line(land, a, b), "b"), (line(land, b, a), "a")):
+            before = land.cost
+            found = refine(land, path, seed=0)
+            assert found.verdict.no
+            assert f"the highest point is an end, {name}, at loss" in found.verdict.reason
+            assert torch.equal(found.theta, b)
+            assert found.saddle.steps == 0
+            assert found.cost == land.cost - before
+            assert found.cost.hvps <= 2 * land.dim  # its certificate, and no climb
+            assert json.loads(json.dumps(found.to_json(), allow_nan=False))["moved"] == 0.0
+    over = refine(wells, line(wells, vector(-1.0, 0.0), vector(0.5, 0.0)), seed=0)
+    assert over.verdict.yes  # a hair beyond the pass, and there is one on the path
+
+
 def test_a_higher_pass_is_another_pass() -> None:
-    """The path ends on the flank below a pass, so its top is lower than the pass."""
+    """The path turns back on the flank below a pass, so its top is lower than the pass."""
     land = FunctionLandscape(lambda x: (x[0] ** 2 - 1) ** 2 + x[1] ** 2, 2)
-    under = line(land, vector(-1.0, -0.2), vector(-0.3, 0.0))
+    flank = torch.tensor([[-1.0, -0.2], [-0.3, 0.0], [-0.35, 0.01]], dtype=D)
+    under = measure(land, flank)
     found = refine(land, under, reach=2.0, seed=0)
     assert found.certificate.verdict.yes
     assert found.verdict.no

@@ -106,6 +106,41 @@ def test_a_quadratic_form_on_the_sphere(rayleigh: Make) -> None:
     assert path.normalised_length > 1.2
 
 
+def test_a_level_ends_the_search(rank_one: Make, tmp_path: Any) -> None:
+    """As soon as the measured string stays under it; a level out of reach changes nothing."""
+    land, frame = rank_one([2.0, 1.0, 0.5])
+    end = math.sqrt(2) * frame[0]
+    whole = string(land, end, -end, seed=0)
+    assert whole.height.lower == pytest.approx(0.75, rel=1e-6)
+    low, high = whole.maximum.upper, line(land, end, -end).maximum.upper
+    level = low + 0.2 * (high - low)
+    soon = string(land, end, -end, level=level, seed=0)
+    assert low < soon.maximum.upper <= level
+    assert soon.cost.gradients < 0.7 * whole.cost.gradients
+    assert soon.converged
+    assert f"stays at or under the level {level:.8g}" in soon.note
+    out = string(land, end, -end, level=low - 0.1, seed=0)
+    assert torch.equal(out.points, whole.points)
+    assert out.cost == whole.cost
+    again = string(land, end, -end, start=soon, level=level, seed=0)
+    assert torch.equal(again.points, soon.points)
+    assert again.cost == soon.cost
+    assert "the path that it starts from stays at or under the level" in again.note
+    calls = itertools.count(1)
+
+    def interrupt(part: float, message: str) -> None:
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+
+    kept = tmp_path / "string.pt"
+    options: dict[str, Any] = {"level": level, "seed": 0, "checkpoint": kept}
+    with pytest.raises(KeyboardInterrupt):
+        string(land, end, -end, progress=interrupt, **options)
+    assert torch.equal(string(land, end, -end, **options).points, soon.points)
+    with pytest.raises(ValueError, match="belongs to a search between other ends, or with other"):
+        string(land, end, -end, **{**options, "level": 2 * level})
+
+
 def test_a_network_of_many_weights(digits_network: Make) -> None:
     """Never higher than the line; much lower in fact; not called converged when it is not."""
     land = digits_network()

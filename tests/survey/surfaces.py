@@ -12,7 +12,18 @@ from torch import Tensor
 from thalweg.landscape import FunctionLandscape, ModelLandscape
 from thalweg.survey import SurveyConfig, SurveyRecord
 
-CONFIG = SurveyConfig(seed=11, minima=4, tolerance=1e-9, path_gradients=400)
+CONFIG = SurveyConfig(
+    seed=11,
+    minima=4,
+    tolerance=1e-9,
+    path_gradients=400,
+    searches_per_minimum=2,
+    repeats=1,
+    saddles=False,
+    levels=0,
+)
+CLOSER = {"searches_per_minimum": 3, "repeats": 3, "saddles": True, "levels": 3}
+"""What a survey does with the passes, which most tests leave out."""
 
 
 def wells(theta: Tensor) -> Tensor:

@@ -23,7 +23,9 @@ def test_what_is_left_out_has_its_default() -> None:
     [
         ("minima", -1, "minima must be at least 0, got -1"),
         ("threads", 0, "threads must be at least 1, got 0"),
-        ("all_pairs", 1, "all_pairs must be at least 2, got 1"),
+        ("searches_per_minimum", 0, "searches_per_minimum must be at least 1, got 0"),
+        ("repeats", 0, "repeats must be at least 1, got 0"),
+        ("levels", -1, "levels must be at least 0, got -1"),
         ("trace_samples", 4, "trace_samples must be 0 or at least 32, got 4"),
         ("curvature_probes", -1, "curvature_probes must be at least 0, got -1"),
         ("curvature_passes", 19, "curvature_passes must be at least 20, got 19"),

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 import thalweg
 from thalweg.landscape import FunctionLandscape
+from thalweg.optim import minimise
 from thalweg.survey import Interrupted, Survey, SurveyConfig, SurveyError, jobs
 from thalweg.survey.survey import Survey as Implementation
 
@@ -45,7 +46,7 @@ def test_what_is_found_is_what_is_there(tmp_path: Path) -> None:
         assert record.complete
         assert not record.failures
         assert len(record.minima) == 4
-        assert len(record.paths) == 6
+        assert 3 <= len(record.paths) <= 6
         for minimum in record.minima:
             theta = survey.theta(minimum.id)
             assert minimum.converged
@@ -121,7 +122,7 @@ def test_equal_seeds_give_equal_surveys_and_others_do_not(tmp_path: Path, unbrok
         assert not any(torch.equal(t, survey.theta(f"m{i:02d}")) for i, t in enumerate(thetas))
 
 
-@pytest.mark.parametrize("stop", [0, 1, 5, 9, 13])
+@pytest.mark.parametrize("stop", [0, 1, 5, 9, 11])
 def test_ctrl_c_keeps_what_ended_and_the_rest_comes_out_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unbroken: str, stop: int
 ) -> None:
@@ -145,15 +146,23 @@ def test_ctrl_c_keeps_what_ended_and_the_rest_comes_out_the_same(
         assert timeless(survey.record()) == unbroken
 
 
-def test_the_goal_may_grow_in_steps(tmp_path: Path, unbroken: str) -> None:
+def test_the_goal_may_grow_in_steps(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, minima=1)
     with Survey.open(tmp_path / "a", surfaces.function(), config, label="wells") as survey:
         for goal in (None, 2, 4):
-            survey.run(minima=goal, progress=False)
-        assert timeless(survey.record()) == unbroken
-        cost = survey.record().cost
+            assert survey.run(minima=goal, progress=False).complete
+        record = survey.record()
         survey.run(progress=False)
-        assert survey.record().cost == cost
+        assert survey.record().cost == record.cost
+    whole = dataclasses.replace(CONFIG, minima=4)
+    with Survey.open(tmp_path / "b", surfaces.function(), whole, label="wells") as survey:
+        survey.run(progress=False)
+        at_once = survey.record()
+    plain = [[dataclasses.replace(m, seconds=0.0) for m in r.minima] for r in (record, at_once)]
+    assert repr(plain[0]) == repr(plain[1])
+    # what is searched for depends on which minima are known: more, but never other, paths
+    heights = [{(p.a, p.b): p.maximum.upper for p in r.paths} for r in (record, at_once)]
+    assert heights[1].items() <= heights[0].items()
 
 
 _SCRIPT = """
@@ -318,7 +327,7 @@ def test_added_minima_are_measured_and_connected_like_the_others(tmp_path: Path)
         assert survey.add(theta, name="mine") == "mine"
         assert survey.add(theta) == "mine"
         assert survey.add(theta + 0.5) == "a01"
-        assert survey.status().todo == {"characterise": 2, "connect": 3}
+        assert survey.status().todo == {"characterise": 2, "connect": 6}
         assert survey.run(progress=False).complete
         assert [m.id for m in survey.record().minima] == ["m00", "mine", "a01"]
         assert survey.record().minima[1].origin == "added"
@@ -343,7 +352,7 @@ def test_a_network_is_surveyed_with_its_metrics_and_checkpoints(tmp_path: Path) 
             torch.zeros(4).long(),
         )
     )
-    config = SurveyConfig(minima=2, epochs=2, batch_size=8, path_gradients=200)
+    config = SurveyConfig(minima=2, epochs=2, batch_size=8, path_gradients=100, repeats=1, levels=0)
     with Survey.open(tmp_path / "a", land, config, held_out=held_out) as survey:
         survey.run(progress=False)
         theta = survey.theta("m00")
@@ -394,7 +403,9 @@ def test_batchnorm_policies_without_one_landscape_are_refused(tmp_path: Path, po
 
 def test_a_batchnorm_network_is_surveyed_under_batch_statistics(tmp_path: Path) -> None:
     land = surfaces.network(batchnorm="batch")
-    config = SurveyConfig(minima=2, epochs=1, batch_size=8, path_gradients=60, max_gradients=50)
+    config = SurveyConfig(
+        minima=2, epochs=1, batch_size=8, path_gradients=60, max_gradients=50, repeats=1, levels=0
+    )
     with Survey.open(tmp_path / "a", land, config) as survey:
         assert survey.run(progress=False).failed == ()
         record = survey.record()
@@ -413,13 +424,68 @@ def test_an_empty_survey_has_an_empty_record(tmp_path: Path) -> None:
 
 
 def test_many_minima_are_connected_in_rounds(tmp_path: Path) -> None:
-    config = dataclasses.replace(CONFIG, minima=5, all_pairs=3, round_size=2, extra_pairs=3)
+    config = dataclasses.replace(CONFIG, minima=5, round_size=2)
     with Survey.open(tmp_path / "a", surfaces.function(), config) as survey:
-        assert survey.outlook().todo["connect"] == 7
+        assert survey.outlook().todo["connect"] == 10
         status = survey.run(progress=False)
         assert status.complete
-        assert 4 <= status.done["connect"] <= 7
+        assert 4 <= status.done["connect"] <= 10
         assert len(survey.record().tree.roots) == 1  # type: ignore[union-attr]  # there is one
+
+
+def test_passes_are_searched_for_again_refined_and_looked_below(tmp_path: Path) -> None:
+    """Four wells on a square: the lowest passes lie on its sides, not in its centre."""
+    config = dataclasses.replace(CONFIG, **surfaces.CLOSER)
+    starts = [torch.tensor(x, dtype=torch.float64) for x in ([1.0, 1], [1, -1.0], [-1.0, 1])]
+    land = surfaces.function()
+    with Survey.open(tmp_path / "a", land, config, label="wells") as survey:
+        for start in starts:
+            survey.add(minimise(land, start, tol=1e-9).theta)
+        assert survey.run(minima=0, progress=False).complete
+        record = survey.record()
+        assert len(record.paths) + len(record.further) <= 3 * 3
+        assert record.best_known is not None
+        assert record.best_known.confirmed
+        assert len(record.saddles) == len(record.tree.merges) == 2
+        for found in record.saddles:
+            assert found.answer == "yes"
+            assert (found.index.lower, found.index.upper) == (1, 1)
+            theta = survey.saddle(found.a, found.b)
+            assert float(land.gradient(theta).norm()) < 1e-6
+            path = next(p for p in record.paths if (p.a, p.b) == (found.a, found.b))
+            assert found.loss == pytest.approx(path.maximum.upper, rel=1e-3)
+        (levels,) = record.level_sets
+        assert [row.yes for row in levels.rows] == [2, 2, 2]
+        assert [row.level for row in levels.rows] == sorted(
+            (row.level for row in levels.rows), reverse=True
+        )
+        assert all(row.shortened.value >= 1 for row in levels.rows)
+        # no minimum was drawn at random, so nothing is said of other seeds
+        assert record.basins is None
+        page = survey.report(tmp_path / "a.html").read_text("utf-8")
+    for said in (
+        "Saddles",
+        "Level sets",
+        "What stands behind each merge",
+        'data-figure="levels-0"',
+    ):
+        assert said in page
+    again = timeless(record)
+    with Survey.read(tmp_path / "a") as survey:
+        assert timeless(survey.record()) == again
+
+
+def test_a_level_set_without_a_climb_is_said_to_be_one(tmp_path: Path) -> None:
+    bowl = FunctionLandscape(lambda x: (x**2).sum(), dim=2)
+    config = dataclasses.replace(CONFIG, minima=0, levels=2)
+    with Survey.open(tmp_path / "a", bowl, config) as survey:
+        for x in ([0.0, 0.0], [1e-3, 0.0]):
+            survey.add(torch.tensor(x, dtype=torch.float64))
+        assert survey.run(progress=False).complete
+        (levels,) = survey.record().level_sets
+        assert levels.rows == ()
+        page = survey.report(tmp_path / "a.html").read_text("utf-8")
+    assert "the straight line climbs nowhere" in page
 
 
 def test_the_report_is_written_by_the_room_above(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ __all__ = [
     "SegmentEnclosure",
     "SegmentRange",
     "enclose",
+    "own_rounding",
 ]
 
 Array = NDArray[np.float64]
@@ -175,10 +176,7 @@ class NetworkEnclosure:
 
     def _segment(self, a: Tensor, b: Tensor, t0: Array, t1: Array) -> Segment:
         first, last = self._weights(a), self._weights(b)
-        middle = torch.from_numpy((t0 + t1) / 2).to(a.device)
-        half = torch.from_numpy((t1 - t0) / 2 * (1 + 2.0**-50) + 2.0**-52).to(a.device)
-        if bool((t0 == t1).all()):
-            half = torch.zeros_like(half)
+        middle, half = (torch.from_numpy(part).to(a.device) for part in _halved(t0, t1))
         used = {n for la in self.layers for n in _names(la)}
         step = {name: last[name] - first[name] for name in used}
         return Segment({name: first[name] for name in used}, step, middle, half)
@@ -188,7 +186,7 @@ class NetworkEnclosure:
         theta = self._sweep.network.theta()
         value = float(self._sweep.losses(theta[None])[0])
         found = self.slope_range(theta, theta, np.zeros(1), np.zeros(1))
-        room = 1e3 * torch.finfo(theta.dtype).eps * (1 + abs(value))
+        room = own_rounding(theta.dtype, value, found.middle_lo[0], found.middle_hi[0])
         if not found.middle_lo[0] - room <= value <= found.middle_hi[0] + room:
             raise NoEnclosure(
                 f"the enclosure [{found.middle_lo[0]:.9g}, {found.middle_hi[0]:.9g}] does not hold "
@@ -245,7 +243,7 @@ class NetworkEnclosure:
             raise NoEnclosure("the network has no layer with weights")
         targets = batch[1].double() if batch[1].is_floating_point() else batch[1]
         value, error, slope, spread = self.loss.jet(x, targets)
-        u = slack(value.shape[1])
+        u = slack(self._sweep.census.examples)  # of this sum, and of those over the pieces
         error = error + u * value.abs()
         spread = (spread + u * slope.abs()) * (1 + u)
         for part in (value, error * (1 + u), slope, spread):
@@ -257,12 +255,12 @@ class NetworkEnclosure:
     ) -> SegmentRange:
         count = self._sweep.census.examples
         value, error, slope, spread = (part / count for part in sums)
-        half, middle = (t1 - t0) / 2, (t0 + t1) / 2
+        middle, half = _halved(t0, t1)
         if self._sweep.penalty:
             extra = _decay(self._sweep.penalty.decay, a, b, middle, half)
             value, error = value + extra[0], error + extra[1]
             slope, spread = slope + extra[2], spread + extra[3]
-        u = slack(count)  # batches are summed one after another
+        u = slack(count)
         error = error + u * np.abs(value)
         spread = spread + u * np.abs(slope)
         reach = half * (np.abs(slope) + spread) * (1 + 2.0**-49)
@@ -290,7 +288,10 @@ class NetworkEnclosure:
             return math.inf
         self._shallow = hidden, head
         units, inputs = self._constants_shape(hidden.weight)
-        outputs = self._constants_shape(head.weight)[0]
+        outputs, width = self._constants_shape(head.weight)
+        rows = next(self._sweep.batches())[0]
+        if width != units or rows[0].numel() != inputs:  # one linear map for each of many rows
+            return math.inf
         return self._sweep.census.examples * units * (inputs + 40.0 * outputs)
 
     def _constants_shape(self, name: str) -> tuple[int, ...]:
@@ -302,10 +303,13 @@ class NetworkEnclosure:
         Every time that the data are gone through counts as one pass.
 
         Raises:
-            ValueError: If this is another network, or a number is not finite.
+            ValueError: If this is another network.
+            OverflowError: If a weight or a loss is not finite.
         """
         if not math.isfinite(self.exact_operations) or not isinstance(self.loss, SquaredError):
             raise ValueError("exact maxima are for one hidden layer of ReLU with square loss")
+        if not bool(torch.isfinite(torch.stack([a, b])).all()):
+            raise OverflowError("a weight is not finite, so the loss has no maximum")
         sweep = self._sweep
 
         def data() -> Iterator[tuple[Array, Array]]:
@@ -340,6 +344,18 @@ class NetworkEnclosure:
         )
 
 
+def own_rounding(dtype: torch.dtype, value: float, low: float, high: float) -> float:
+    r"""Return what a landscape's own rounding may amount to, of a loss enclosed in [low, high].
+
+    The ends are apart by what float64 may lose, in first order linear in its unit: the same
+    errors in `dtype` are as many times larger as its unit is. A floor of
+    $2^{10} \epsilon (1 + |L|)$ covers what is not counted.
+    """
+    eps = torch.finfo(dtype).eps
+    counted = (high - low) * (eps * 2.0**52) if math.isfinite(high - low) else math.inf
+    return max(2.0**10 * eps * (1 + abs(value)), counted)
+
+
 class Enclosures:
     """Remembers what a sweep's enclosure is, or why it has none; views of it ask anew."""
 
@@ -371,6 +387,12 @@ def _names(layer: Layer) -> list[str]:
 
 def _go(layer: Layer, x: Tensor | Jet, segment: Segment) -> Tensor | Jet:
     return layer.jet(x, segment) if isinstance(x, Jet) else layer.data(x, segment)
+
+
+def _halved(t0: Array, t1: Array) -> tuple[Array, Array]:
+    """Return the middles as floats, and half-widths that reach both ends from there."""
+    middle = (t0 + t1) / 2
+    return middle, np.maximum(middle - t0, t1 - middle) * (1 + 2.0**-50)
 
 
 def _decay(
@@ -407,9 +429,12 @@ def _recognise(sweep: Sweep) -> tuple[list[Layer], Loss]:
             raise NoEnclosure("the examples differ in shape from batch to batch")
         if not batch[1].is_floating_point() and bool((batch[1] < 0).any()):
             raise NoEnclosure("some targets are negative, which cross-entropy ignores")
-    if not any(isinstance(layer, Affine) or _names(layer) for layer in layers):
-        raise NoEnclosure("the network has no layer with weights")
-    return layers, loss
+    for layer in layers:
+        if _names(layer):
+            return layers, loss
+        if not isinstance(layer, Flatten):
+            raise NoEnclosure("the data themselves go through an activation or a pool")
+    raise NoEnclosure("the network has no layer with weights")
 
 
 def enclose(land: object) -> SegmentEnclosure:

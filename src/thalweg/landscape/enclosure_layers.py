@@ -186,8 +186,11 @@ class Affine(_Linear):
     """`nn.Linear`: weights and bias by name."""
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Return $x W^T$."""
-        return torch.matmul(x, weight.transpose(-1, -2))
+        """Return $x W^T$, each sub-interval with weights of its own where they have the axis."""
+        turned = weight.transpose(-1, -2)
+        if weight.ndim == 3:
+            turned = turned.reshape(len(weight), *([1] * (x.ndim - 3)), *turned.shape[1:])
+        return torch.matmul(x, turned)
 
     def spread_out(self, bias: Tensor, ndim: int) -> Tensor:
         """Reshape `(intervals, outputs)` or `(outputs,)`."""
@@ -244,7 +247,7 @@ class Pool:
         return out.reshape(*x.shape[:2], *out.shape[1:])
 
     def data(self, x: Tensor, segment: Segment) -> Tensor:
-        """Refuse: data are pooled before they come here."""
+        """Refuse: the chain was checked to begin with weights."""
         raise ValueError("pooling of the data themselves has no enclosure here")
 
     def jet(self, jet: Jet, segment: Segment) -> Jet:
@@ -300,8 +303,8 @@ _KINDS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], tuple[floa
 class Activation:
     r"""An activation of one entry at a time.
 
-    Softplus is that of exact arithmetic; torch drops $\log(1 + e^{-\beta x})/\beta$, at most
-    2.1e-9, above its threshold.
+    Above its threshold torch drops softplus's $\log(1 + e^{-\beta x})/\beta$, at most
+    $2.1 \cdot 10^{-9}/\beta$; where that may happen, values are widened to hold both.
 
     Args:
         kind: Its name in torch.
@@ -315,16 +318,27 @@ class Activation:
             raise ValueError(f"a leaky ReLU of slope {low} has no enclosure here")
         if kind == "elu" and not 0 < float(options.get("alpha", 1.0)) <= 1:
             raise ValueError("an ELU with alpha above 1 has no enclosure here")
+        if kind == "softplus" and not (options["threshold"] >= 20 and options["beta"] > 0):
+            raise ValueError("a softplus with a threshold below 20 has no enclosure here")
         self.low = low
 
     def data(self, x: Tensor, segment: Segment) -> Tensor:
-        """Refuse: activations of the data themselves do not depend on t."""
+        """Refuse: the chain was checked to begin with weights."""
         raise ValueError("an activation of the data themselves has no enclosure here")
 
     def _value(self, x: Tensor) -> Tensor:
         if self.kind in ("relu", "leaky_relu"):
             return torch.where(x > 0, x, self.low * x)
         return _KINDS[self.kind][0](x, **self.options)
+
+    def _dropped(self, high: Tensor) -> Tensor | float:
+        """Return what torch may leave out of softplus in an example that goes up to `high`."""
+        if self.kind != "softplus":
+            return 0.0
+        beta = self.options["beta"]
+        over = beta * high.amax(dim=tuple(range(2, high.ndim)), keepdim=True) >= 19.999
+        dropped: Tensor = over * (2.1e-9 / beta)
+        return dropped
 
     def _slopes(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """Return the range of the derivative over [low, high]."""
@@ -354,10 +368,12 @@ class Activation:
         spread = spread + 2.0**-49 * (slope.abs() + spread) + TINY
         centre = self._value(jet.centre)
         error = 1.2 * jet.error + 2.0**-46 * (1 + _largest(centre))
+        drop = self._dropped(high)
+        error = error + drop
         half = segment.along(segment.half, jet.mid.ndim)
         rad = half * (slope.abs() + spread) * (1 + 2.0**-49) + error
         if self.kind not in _KINDS or _KINDS[self.kind][3]:
-            room = 2.0**-46 * (1 + torch.maximum(low.abs(), high.abs()))
+            room = 2.0**-46 * (1 + torch.maximum(low.abs(), high.abs())) + drop
             bottom = torch.maximum(self._value(low) - room, centre - rad)
             top = torch.minimum(self._value(high) + room, centre + rad)
             mid = (bottom + top) / 2
@@ -433,7 +449,7 @@ def _probabilities(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     u = slack(low.shape[2])
     top = high.amax(2, keepdim=True)
     weak, strong = torch.exp(low - top), torch.exp(high - top)
-    u_exp = 2.0**-50 * (1 + (high - top).abs().amax(2, keepdim=True).clamp(max=800))
+    u_exp = 2.0**-50 * (1 + (low - top).abs().amax(2, keepdim=True).clamp(max=800))
     all_weak, all_strong = weak.sum(2, keepdim=True), strong.sum(2, keepdim=True)
     room = (u + u_exp) * all_strong
     rest_strong = all_strong - strong + room

@@ -69,6 +69,14 @@ def _bind(names: tuple[tuple[str, Any], ...], args: tuple[Any, ...], kwargs: Any
     return bound
 
 
+_QUESTIONS = ("size", "dim", "ndimension", "numel", "stride", "__len__", "is_floating_point")
+
+
+def _harmless(name: str) -> bool:
+    """Say whether a call that returns no tensor only asks for shapes and kinds."""
+    return name.endswith(".__get__") or name.rpartition(".")[2] in _QUESTIONS
+
+
 class _Recorder(TorchFunctionMode):
     """Hands every call of a torch function, with what it returned, to `note`."""
 
@@ -101,7 +109,9 @@ class _Chain:
 
     def note(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Add one recorded call to the chain."""
-        if not isinstance(out, Tensor):  # a shape, a number of axes
+        if not isinstance(out, Tensor):
+            if not _harmless(name):
+                raise NoEnclosure(f"the network calls {name}, which has no enclosure here")
             return
         if not args or args[0] is not self.current:
             raise NoEnclosure(f"the network is no chain of layers: {name} reads something else")
@@ -152,6 +162,8 @@ class _Chain:
         apply = getattr(torch.nn.functional, short)
         if args[0].ndim != 4:
             raise NoEnclosure("average pooling is enclosed for batches of images only")
+        if len(args) > 6 or kwargs.get("divisor_override") is not None:
+            raise NoEnclosure("average pooling with a divisor of its own has no enclosure here")
         return Pool(lambda x: apply(x, *args[1:], **kwargs))
 
 
@@ -206,7 +218,7 @@ class _Terms:
             id(targets): ("targets", 1.0),
         }
         self.kept: list[Any] = [outputs, targets]
-        self.width = math.prod(outputs.shape[1:])
+        self.rows, self.width = len(outputs), math.prod(outputs.shape[1:])
 
     def what(self, value: Any) -> tuple[str, float]:
         """Return the name and the factor of a tensor."""
@@ -215,6 +227,8 @@ class _Terms:
     def note(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Name one recorded call's result."""
         if not isinstance(out, Tensor):
+            if not _harmless(name):
+                raise NoEnclosure(f"the loss calls {name} in a way that has no enclosure here")
             return
         term = self._term(name.rpartition(".")[2], args, kwargs, out)
         if term is None:
@@ -245,6 +259,7 @@ class _Terms:
                 return "square", 1.0
             return None
         numbers = len(args) == 2 and isinstance(args[1], (int, float)) and args[1] > 0
+        numbers = numbers and not kwargs
         if short in _FACTORS and numbers and first[0] in ("square", "rows", "squares"):
             factor = 1 / args[1] if short in ("div", "__truediv__") else args[1]
             return first[0], first[1] * factor
@@ -263,7 +278,7 @@ class _Terms:
         axes = (axes,) if isinstance(axes, int) else axes
         axes = axes if isinstance(axes, (tuple, list)) else ()
         own = {axis % args[0].ndim for axis in axes} == set(range(1, args[0].ndim))
-        per_row = own and out.ndim == 1
+        per_row = own and out.shape == (self.rows,)
         if first[0] == "square" and short == "mean" and whole:
             return "squares", first[1] / self.width
         if first[0] == "square" and short in ("mean", "sum") and per_row:

@@ -227,6 +227,7 @@ def _climb(left: Array, width: Array, control: Array) -> tuple[float, float, flo
     return best, time, max(best, float(control.max()))
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def shallow_maximum(
     a: ShallowNet,
     b: ShallowNet,
@@ -260,7 +261,8 @@ def shallow_maximum(
         The maximum, bracketed to rounding.
 
     Raises:
-        ValueError: If the shapes do not fit, or a number is not finite.
+        ValueError: If the shapes do not fit, or a weight is not finite.
+        OverflowError: If the loss is not finite somewhere.
 
     References:
         N. J. Higham (2002), Accuracy and stability of numerical algorithms, SIAM.
@@ -324,7 +326,7 @@ def _top(slab: _Slab, scale: float, penalty: tuple[float, float, float]) -> _Top
     room = (scale * (slab.error + lost)) * (1 + 1e-9) + extra_lost
     room += 2.0**-46 * float(np.abs(control).max())
     if not math.isfinite(value + room):
-        raise ValueError("the loss is not finite on this segment, so it has no maximum")
+        raise OverflowError("the loss is not finite on this segment, so it has no maximum")
     time = slab.start + where * slab.width
     return _Top(slab.start, slab.start + slab.width, value - room, top + room, time, room)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,16 +13,14 @@ from torch import Tensor
 
 from thalweg.estimate import Cost
 from thalweg.landscape.minibatches import Minibatches
-from thalweg.landscape.protocols import Landscape
+from thalweg.landscape.protocols import FiniteSum, Landscape
+from thalweg.paths.bead_training import How, Stack, Training, begin
 from thalweg.paths.path import Path
-from thalweg.paths.resume import cost_from, cost_state
+from thalweg.paths.resume import Progress, cost_from, cost_state
 from thalweg.paths.segments import check_segment, segment_from, segment_state, share_of
 
-__all__ = ["BeadSearch", "How", "Link", "Rule"]
+__all__ = ["BeadSearch", "How", "Link", "Rule", "together", "train"]
 
-_NUDGE = 1e-3  # of the segment: leaves a critical point that an interpolated bead may sit on
-_REACH = 0.1  # of the segment: longest step of Polyak's rule
-_CROSSING = 0.01  # of the segment: length of one step of Adam, where no rate is given
 _ERRORS = 20  # parts of a segment, where a threshold cannot be bracketed
 
 
@@ -34,14 +33,15 @@ class Link:
     place: float = 0.5  # where along it a new bead goes
     path: Path | None = None  # its bracket, where one was taken
 
-    def state(self) -> list[Any]:
-        """Return it as plain data."""
+    @functools.cached_property
+    def plain(self) -> list[Any]:
+        """It as plain data."""
         path = None if self.path is None else segment_state(self.path)
         return [self.passed, self.high, self.place, path]
 
     @classmethod
     def load(cls, state: list[Any]) -> Link:
-        """Return what `state` wrote down."""
+        """Return what `plain` holds."""
         passed, high, place, path = state
         return cls(passed, high, place, None if path is None else segment_from(path))
 
@@ -100,66 +100,6 @@ class Rule:
         return place if self.insert == "top" and 0.02 <= place <= 0.98 else 0.5
 
 
-@dataclass(frozen=True, eq=False)
-class Training:
-    """The beads of one round, trained side by side: row i is bead ``rows[i]`` of the string."""
-
-    rows: list[int]
-    x: Tensor  # (B, D)
-    origin: Tensor  # (B, D) where each began
-    normal: Tensor  # (B, D) along the chord of the neighbours
-    span: Tensor  # (B,) length of that chord
-    first: Tensor  # (B, D) Adam's mean of the gradients
-    second: Tensor  # (B, D) and of their squares
-    live: Tensor  # (B,) which of them still move
-    values: list[float]  # the last value of each
-    steps: int = 0
-
-    def state(self) -> dict[str, Any]:
-        return dict(vars(self))
-
-
-def _update(job: Training, v: Tensor, g: Tensor, how: How, target: float) -> Training:
-    """Move the live beads by one step, within their hyperplanes if so asked."""
-    live, t = job.live, job.steps + 1
-    first, second = job.first.clone(), job.second.clone()
-    span = job.span[live][:, None]
-    if how.constrained:
-        normal = job.normal[live]
-        g = g - (g * normal).sum(1, keepdim=True) * normal
-    if how.optimizer == "adam":
-        first[live] = 0.9 * first[live] + 0.1 * g
-        second[live] = 0.999 * second[live] + 0.001 * g**2
-        mean, square = first[live] / (1 - 0.9**t), second[live] / (1 - 0.999**t)
-        rate = _CROSSING * span / math.sqrt(g.shape[1]) if how.lr is None else how.lr
-        step = -rate * mean / (square.sqrt() + 1e-8 * square.sqrt().amax().clamp_min(1e-30))
-    elif how.optimizer == "polyak":
-        norm = torch.linalg.vector_norm(g, dim=1, keepdim=True).clamp_min(1e-300)
-        wanted = 1.2 * (v[:, None] - target).clamp_min(0) / norm
-        step = -g / norm * torch.minimum(wanted, _REACH * span)
-    else:
-        step = -(how.lr or 0.0) * g
-    x = job.x.clone()
-    moved = x[live].double() + step
-    if how.constrained:
-        normal = job.normal[live]
-        moved = moved - ((moved - job.origin[live]) * normal).sum(1, keepdim=True) * normal
-    x[live] = moved.to(x.dtype)
-    return replace(job, x=x, first=first, second=second, steps=t)
-
-
-@dataclass(frozen=True)
-class How:
-    """How beads are put in and trained."""
-
-    optimizer: str
-    lr: float | None
-    constrained: bool
-    max_rounds: int
-    max_steps: int
-    max_gradients: int
-
-
 class BeadSearch:
     """A string of beads: train the new ones, check the new segments, put beads where they fail."""
 
@@ -173,9 +113,10 @@ class BeadSearch:
         generator: torch.Generator,
         initial_beads: int,
         spent: Cost,
+        seed: int,
     ) -> None:
         self.rule, self.how, self.batches, self.generator = rule, how, batches, generator
-        self.points, self.values, self.spent = points, values, spent
+        self.points, self.values, self.spent, self.seed = points, values, spent, seed
         self.links = [Link()] if initial_beads == 0 else [Link(passed=False)]
         self.job: Training | None = None
         self.rounds, self.training, self.outcome = 0, 0.0, ""
@@ -228,49 +169,33 @@ class BeadSearch:
         self._seat(rows, (torch.stack(right) - torch.stack(left)).double())
 
     def _seat(self, rows: list[int], chords: Tensor) -> None:
-        """Begin to train the beads that stand above the target, off any critical point."""
+        """Begin to train the new beads."""
         x = self.points[rows]
-        values = self.rule.values(x)
-        live = torch.tensor([not v <= self.rule.target for v in values], device=x.device)
-        span = torch.linalg.vector_norm(chords, dim=1)
-        normal = chords / span[:, None]
-        noise = torch.randn(x.shape, generator=self.generator, dtype=torch.float64).to(x.device)
-        if self.how.constrained:
-            noise = noise - (noise * normal).sum(1, keepdim=True) * normal
-        norm = torch.linalg.vector_norm(noise, dim=1, keepdim=True).clamp_min(1e-300)
-        moved = x.double() + _NUDGE * span[:, None] * noise / norm
-        start = torch.where(live[:, None], moved, x.double()).to(x.dtype)
-        zero = torch.zeros_like(moved)
-        self.job = Training(rows, start, x.double(), normal, span, zero, zero, live, values)
+        values, target = self.rule.values(x), self.rule.target
+        self.job = begin(rows, x, values, chords, target, self.how, self.generator)
+
+    @property
+    def due(self) -> float:
+        """What one step of the beads in training takes of the budget; 0 if none moves."""
+        land, batches = self.rule.land, self.batches
+        moving = 0 if self.job is None else int(self.job.live.sum())
+        if batches.per_epoch == 1 or not isinstance(land, FiniteSum):
+            return float(moving)
+        return moving * batches.batch_size / land.examples
+
+    @property
+    def training_now(self) -> bool:
+        """Whether the next thing to do is a step of beads."""
+        return self.due > 0 and self.training + self.due <= self.how.max_gradients
 
     def _train(self, job: Training) -> None:
-        """Take one step of all live beads on one shared minibatch; each stops on its own."""
-        if not bool(job.live.any()):
-            self._settle(job)
+        """Take some steps of all live beads; each stops on its own."""
+        if self.training_now:
+            train([self])
             return
-        batch = self.batches.draw()
-        due = int(job.live.sum()) * share_of(batch, self.rule.land)
-        if self.training + due > self.how.max_gradients:
-            self._settle(job)
+        self._settle(job)
+        if bool(job.live.any()):
             self.outcome = self.outcome or "budget"
-            return
-        self.training += due
-        v, g = batch.value_and_gradient(job.x[job.live])
-        v, g = v.double(), g.double()
-        finite = torch.isfinite(v) & torch.isfinite(g).all(1)
-        spent = job.steps >= self.how.max_steps
-        live, values = job.live.clone(), list(job.values)
-        if job.steps % self.pause == 0 or spent or not bool(finite.all()):
-            judged = v.tolist() if self.exact else self.rule.values(job.x[job.live])
-            for row, value in zip(job.live.nonzero().flatten().tolist(), judged, strict=True):
-                values[row] = value
-                live[row] = not value <= self.rule.target and not spent
-        live[job.live] &= finite
-        keep = live[job.live]
-        job = replace(job, live=live, values=values)
-        if bool(live.any()):
-            job = _update(job, v[keep], g[keep], self.how, self.rule.target)
-        self.job = job
 
     def _settle(self, job: Training) -> None:
         """Put the trained beads into the string; a bead above the ceiling ends the search."""
@@ -296,7 +221,7 @@ class BeadSearch:
         return {
             "points": self.points,
             "values": list(self.values),
-            "links": [link.state() for link in self.links],
+            "links": [link.plain for link in self.links],
             "job": None if self.job is None else self.job.state(),
             "rounds": self.rounds,
             "training": self.training,
@@ -315,6 +240,66 @@ class BeadSearch:
         self.rounds, self.training = state["rounds"], state["training"]
         self.outcome, self.spent = state["outcome"], cost_from(state["spent"])
         self.batches.load(state["batches"])
+
+
+def train(searches: Sequence[BeadSearch]) -> None:
+    """Take some steps of the beads of several searches in one stack, until one of them stops.
+
+    Several must be of one landscape, with all the data (`exact`), trained in one way; each
+    comes out as it would alone, up to rounding.
+    """
+    lead = searches[0]
+    rule, batches = lead.rule, lead.batches
+    jobs = [s.job for s in searches if s.job is not None]
+    stack = Stack(jobs, [s.rule.target for s in searches], lead.how)
+    due = [s.due for s in searches]
+    room = min((s.how.max_gradients - s.training) / d for s, d in zip(searches, due, strict=True))
+    going: list[bool] | None = None
+    used = 0.0  # gradients of one bead
+    for _ in range(min(stack.steps, max(1, int(room)))):
+        batch = batches.draw()
+        used += share_of(batch, rule.land)
+        v, g = batch.value_and_gradient(stack.x)
+        v, g = v.double(), g.double()
+        values: list[float] | None = None
+        if lead.exact:
+            values = v.tolist()
+        elif (jobs[0].steps + stack.taken) % lead.pause == 0 or any(stack.spent):
+            values = rule.values(stack.x)
+        going = stack.running(v, g, values)
+        stack.move(v, g, going)
+        if going is not None:
+            break
+    for search, job, count in zip(searches, stack.hand_back(going), stack.counts, strict=True):
+        search.job = job
+        search.training += count * used
+
+
+def together(searches: Sequence[BeadSearch], progress: Progress | None = None) -> None:
+    """Carry on several searches side by side, the beads of all in one stack, to their ends.
+
+    What one step costs is divided among them by the beads each has in it.
+    """
+    open_ones = list(searches)
+    while open_ones:
+        for search in open_ones:
+            while not (search.finished or search.training_now):
+                search.step()
+        open_ones = [search for search in open_ones if not search.finished]
+        if not open_ones:
+            return
+        land = open_ones[0].rule.land
+        counts = [search.due for search in open_ones]
+        before, total = land.cost, sum(counts)
+        train(open_ones)
+        took = land.cost - before
+        for search, count in zip(open_ones, counts, strict=True):
+            part = count / total
+            losses, gradients = round(took.losses * part), round(took.gradients * part)
+            search.spent += Cost(losses, gradients, 0, took.passes * part)
+        if progress is not None:
+            done = len(searches) - len(open_ones)
+            progress(done / len(searches), f"{done} of {len(searches)} strings done")
 
 
 def _moved(fields: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path as FilePath
 from typing import Any, Literal
 
@@ -17,13 +18,14 @@ from thalweg.estimate import Cost, Verdict
 from thalweg.landscape.minibatches import Minibatches
 from thalweg.landscape.protocols import Landscape, for_evaluation
 from thalweg.landscape.seeding import Seed, make_generator
-from thalweg.paths.bead_search import BeadSearch, How, Rule
+from thalweg.paths.bead_search import BeadSearch, Rule, together
+from thalweg.paths.bead_training import How
 from thalweg.paths.path import Path, check_ends, measure
 from thalweg.paths.resume import Checkpoint, Progress, fingerprint, run
 from thalweg.paths.segments import joined
 from thalweg.paths.shorten import shorten as shorten_path
 
-__all__ = ["BeadString", "dynamic_string"]
+__all__ = ["BeadString", "dynamic_string", "dynamic_strings"]
 
 _CHOICES = {
     "insert": ("top", "middle"),
@@ -205,76 +207,193 @@ def dynamic_string(
         >>> string.connected.answer, string.path.maximum.upper <= 0.25
         ('yes', True)
     """
-    _check_options(level, base, alpha, acceptance, insert, constraint, optimizer, lr)
-    _check_counts(initial_beads, check_points, max_rounds, max_steps, max_samples)
-    a, b = check_ends(land, a, b)
-    before = land.cost
-    rule = Rule(
-        land=land,
-        view=for_evaluation(land),
-        target=base + alpha * (level - base),
-        ceiling=base + acceptance * (level - base),
-        span=float(torch.linalg.vector_norm((b - a).double())),
-        insert=insert,
-        check_points=check_points,
-        threshold=threshold,
-        tolerance=tolerance,
-        max_samples=max_samples,
-    )
-    ends = rule.values(torch.stack([a, b]))
-    for name, value in zip("ab", ends, strict=True):
-        if not value <= level:
-            raise ValueError(
-                f"end {name} lies at {value:.8g}, not at or below the level {level:.8g}: no "
-                "string from it stays below; train it further, or raise the level"
-            )
-    generator, recorded = make_generator(seed)
-    batches = Minibatches(land, sys.maxsize if batch_size is None else batch_size, generator)
-    constrained = constraint == "hyperplane"
-    how = How(optimizer, lr, constrained, max_rounds, max_steps, max_gradients)
-    search = BeadSearch(
-        rule,
-        how,
-        torch.stack([a, b]),
-        ends,
-        batches,
-        generator,
-        initial_beads,
-        land.cost - before,
-    )
-    key = fingerprint(
-        a=a,
-        b=b,
-        rule=[rule.target, rule.ceiling, insert, check_points, tolerance, max_samples],
-        how=[optimizer, lr, constrained, max_rounds, max_steps, max_gradients],
-        start=[initial_beads, batch_size, threshold is not None, recorded],
-    )
-    run(search, None if checkpoint is None else Checkpoint(checkpoint, key), progress)
-    path, verdict = _judge(search, recorded)
-    shortened = None
-    if shorten and verdict.yes and threshold is None and path.maximum.upper <= rule.ceiling:
-        shortened = shorten_path(
-            land,
-            path,
-            rule.ceiling,
-            max_gradients=max_gradients,
-            batch_size=batch_size,
-            max_samples=max_samples,
-            seed=recorded,
-            checkpoint=None if checkpoint is None else f"{checkpoint}.shorten",
-            progress=progress,
+    request = _Request(**{name: value for name, value in locals().items() if name in _FIELDS})
+    search = request.search()
+    run(search, request.kept(search), progress)
+    return request.result(search, progress)
+
+
+def dynamic_strings(
+    land: Landscape,
+    a: Float[Tensor, "strings dim"],
+    b: Float[Tensor, "strings dim"],
+    levels: Sequence[float],
+    *,
+    seeds: Sequence[int],
+    progress: Progress | None = None,
+    **options: Any,
+) -> list[BeadString]:
+    """Seek many strings side by side, the beads of all of them in one stack.
+
+    Each comes out as `dynamic_string` would find it, up to rounding; on a small network, where
+    one step of a stack costs little more than that of a single bead, many times sooner. All
+    the data are used, and no checkpoints are kept.
+
+    Args:
+        land: The landscape.
+        a: One end of every string, `(strings, dim)`.
+        b: The other ends.
+        levels: The level of each.
+        seeds: The seed of each.
+        progress: Called with a fraction in [0, 1] and a message.
+        options: Of `dynamic_string`, the same for all.
+
+    Returns:
+        The strings, in the order given.
+
+    Raises:
+        TypeError: If an option is not `dynamic_string`'s, or is set for each string by itself.
+        ValueError: As `dynamic_string`, or if the counts differ.
+
+    Example:
+        >>> import torch
+        >>> from thalweg.landscape import FunctionLandscape
+        >>> ring = FunctionLandscape(lambda x: ((x**2).sum() - 1)**2, dim=2)
+        >>> a = torch.tensor([[1.0, 0.0], [0.6, 0.8]], dtype=torch.float64)
+        >>> strings = dynamic_strings(ring, a, -a, [0.25, 0.5], seeds=[0, 1], shorten=False)
+        >>> [string.connected.answer for string in strings]
+        ['yes', 'yes']
+    """
+    for name in ("level", "seed", "checkpoint", "batch_size", "threshold"):
+        if name in options:
+            raise TypeError(f"{name} cannot be set for strings that are sought side by side")
+    if not len(a) == len(b) == len(levels) == len(seeds):
+        raise ValueError(
+            f"{len(a)} and {len(b)} ends, {len(levels)} levels and {len(seeds)} seeds: give one "
+            "of each per string"
         )
-        verdict = replace(verdict, evidence=shortened, cost=search.spent + shortened.cost)
-    return BeadString(
-        path,
-        verdict,
-        search.rounds,
-        level,
-        shortened,
-        search.training,
-        verdict.cost,
-        recorded,
-    )
+    parameters = inspect.signature(dynamic_string).parameters.values()
+    every = {p.name: p.default for p in parameters if p.default is not p.empty} | options
+    unknown = sorted(set(every) - _FIELDS - {"progress"})
+    if unknown:
+        raise TypeError(f"dynamic_string has no option {', '.join(unknown)}")
+    every.pop("progress")
+    requests = [
+        _Request(**every | {"land": land, "a": one, "b": other, "level": level, "seed": seed})
+        for one, other, level, seed in zip(a, b, levels, seeds, strict=True)
+    ]
+    searches = [request.search() for request in requests]
+    together(searches, progress)
+    return [
+        request.result(search, progress) for request, search in zip(requests, searches, strict=True)
+    ]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Request:
+    """What `dynamic_string` was asked for."""
+
+    land: Landscape
+    a: Tensor
+    b: Tensor
+    level: float
+    base: float
+    alpha: float
+    acceptance: float
+    insert: str
+    constraint: str
+    initial_beads: int
+    optimizer: str
+    lr: float | None
+    max_rounds: int
+    max_steps: int
+    batch_size: int | None
+    check_points: int | None
+    threshold: Callable[[Tensor], float] | None
+    max_gradients: int
+    shorten: bool
+    tolerance: float | None
+    max_samples: int
+    seed: Seed
+    checkpoint: str | FilePath | None
+
+    def search(self) -> BeadSearch:
+        """Check what was asked for, and return the search at its beginning."""
+        _check_options(
+            self.level, self.base, self.alpha, self.acceptance,
+            self.insert, self.constraint, self.optimizer, self.lr,
+        )  # fmt: skip
+        _check_counts(
+            self.initial_beads, self.check_points, self.max_rounds, self.max_steps,
+            self.max_samples,
+        )  # fmt: skip
+        land, room = self.land, self.level - self.base
+        a, b = check_ends(land, self.a, self.b)
+        before = land.cost
+        rule = Rule(
+            land=land,
+            view=for_evaluation(land),
+            target=self.base + self.alpha * room,
+            ceiling=self.base + self.acceptance * room,
+            span=float(torch.linalg.vector_norm((b - a).double())),
+            insert=self.insert,
+            check_points=self.check_points,
+            threshold=self.threshold,
+            tolerance=self.tolerance,
+            max_samples=self.max_samples,
+        )
+        points = torch.stack([a, b])
+        ends = rule.values(points)
+        for name, value in zip("ab", ends, strict=True):
+            if not value <= self.level:
+                raise ValueError(
+                    f"end {name} lies at {value:.8g}, not at or below the level "
+                    f"{self.level:.8g}: no string from it stays below; train it further, or "
+                    "raise the level"
+                )
+        generator, seed = make_generator(self.seed)
+        size = sys.maxsize if self.batch_size is None else self.batch_size
+        return BeadSearch(
+            rule, self._how(), points, ends, Minibatches(land, size, generator), generator,
+            self.initial_beads, land.cost - before, seed,
+        )  # fmt: skip
+
+    def _how(self) -> How:
+        constrained = self.constraint == "hyperplane"
+        limits = self.max_rounds, self.max_steps, self.max_gradients
+        return How(self.optimizer, self.lr, constrained, *limits)
+
+    def kept(self, search: BeadSearch) -> Checkpoint | None:
+        """Return the file that the search is kept in."""
+        if self.checkpoint is None:
+            return None
+        rule = search.rule
+        checked = [self.insert, self.check_points, self.tolerance, self.max_samples]
+        key = fingerprint(
+            a=self.a,
+            b=self.b,
+            rule=[rule.target, rule.ceiling, *checked],
+            how=list(vars(search.how).values()),
+            start=[self.initial_beads, self.batch_size, self.threshold is not None, search.seed],
+        )
+        return Checkpoint(self.checkpoint, key)
+
+    def result(self, search: BeadSearch, progress: Progress | None) -> BeadString:
+        """Measure and judge the string, and shorten it if so asked."""
+        path, verdict = _judge(search)
+        ceiling, shortened = search.rule.ceiling, None
+        wanted = self.shorten and verdict.yes and self.threshold is None
+        if wanted and path.maximum.upper <= ceiling:
+            shortened = shorten_path(
+                self.land,
+                path,
+                ceiling,
+                max_gradients=self.max_gradients,
+                batch_size=self.batch_size,
+                max_samples=self.max_samples,
+                seed=search.seed,
+                checkpoint=None if self.checkpoint is None else f"{self.checkpoint}.shorten",
+                progress=progress,
+            )
+            cost = search.spent + shortened.cost
+            verdict = replace(verdict, evidence=shortened, cost=cost)
+        return BeadString(
+            path, verdict, search.rounds, self.level, shortened, search.training, verdict.cost,
+            search.seed,
+        )  # fmt: skip
+
+
+_FIELDS = {field.name for field in fields(_Request)}
 
 
 def _check_options(
@@ -322,7 +441,7 @@ def _check_counts(
         raise ValueError(f"max_steps must be at least 1, got {max_steps}")
 
 
-def _judge(search: BeadSearch, seed: int) -> tuple[Path, Verdict]:
+def _judge(search: BeadSearch) -> tuple[Path, Verdict]:
     """Measure the string and say what it shows."""
     rule, links = search.rule, search.links
     segments = [link.path for link in links if link.path is not None]
@@ -343,7 +462,7 @@ def _judge(search: BeadSearch, seed: int) -> tuple[Path, Verdict]:
         method="dynamic string sampling",
         converged=yes,
         note=reason,
-        seed=seed,
+        seed=search.seed,
         cost=search.spent,
     )
     return path, Verdict("yes" if yes else "unresolved", reason, path, search.spent)

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from thalweg.landscape.enclosure import SegmentEnclosure, SegmentRange
+from thalweg.estimate import BoundKind
+from thalweg.landscape.enclosure import SegmentEnclosure, SegmentRange, own_rounding
 from thalweg.landscape.protocols import Landscape
 
 __all__ = ["Proof", "affordable", "enclosed_maximum", "exact_maximum", "tent_upper"]
@@ -35,6 +36,7 @@ class Proof:
         losses: The loss there.
         upper: What the loss does not exceed.
         method: How that is known.
+        kind: ``"exact"`` where the upper end is attained up to rounding.
     """
 
     segments: NDArray[np.int64]
@@ -42,6 +44,7 @@ class Proof:
     losses: Array
     upper: float
     method: str
+    kind: BoundKind = "certified"
 
 
 def tent_upper(g0: Array, g1: Array, h: Array, low: Array, high: Array) -> Array:
@@ -111,9 +114,11 @@ def exact_maximum(
         per_segment: Samples on each segment, beside the highest point of each.
 
     Returns:
-        The samples and the upper end.
+        The samples and the upper end, which is ``certified`` only where rounding may be more than
+        1e-6 of it.
 
     Raises:
+        OverflowError: If a loss is not finite.
         ValueError: If the landscape's loss at the highest point is not what was computed.
     """
     segments, times, upper, lower = list[int](), list[float](), -np.inf, -np.inf
@@ -129,24 +134,17 @@ def exact_maximum(
     where = np.array([*segments, len(points) - 2])
     t = np.array([*times, 1.0])
     losses = _losses(land, points, where, t)
-    _agree(land, float(losses.max()), -np.inf, upper)
-    if losses.max() < lower - _room(land, lower):
-        raise ValueError(
-            f"the exact maximum {upper:.9g} is not attained: the landscape's highest loss on this "
-            f"path is {losses.max():.9g}; please report this"
-        )
-    return Proof(where, t, losses, upper, f"piecewise quartics with {breakpoints} breakpoints")
-
-
-def _room(land: Landscape, value: float) -> float:
-    """Return what the landscape's own rounding may amount to."""
-    eps: float = torch.finfo(land.dtype).eps
-    return 2.0**14 * eps * (1 + abs(value))
+    highest = float(losses.max())
+    _agree(land, highest, lower, upper)
+    spare = own_rounding(land.dtype, highest, upper, upper)
+    sharp = upper - highest <= max(1e-6 * abs(upper), spare)
+    words = f"piecewise quartics with {breakpoints} breakpoints"
+    return Proof(where, t, losses, upper, words, "exact" if sharp else "certified")
 
 
 def _agree(land: Landscape, value: float, low: float, high: float) -> None:
     """Refuse an enclosure that a loss lies outside of."""
-    room = _room(land, value)
+    room = own_rounding(land.dtype, value, low, high)
     if np.isfinite(value) and not low - room <= value <= high + room:
         raise ValueError(
             f"the enclosure [{low:.9g}, {high:.9g}] does not hold the loss {value:.9g} that the "
@@ -204,8 +202,9 @@ class _Search:
     def __init__(self, land: Landscape, enclosure: SegmentEnclosure, points: Tensor) -> None:
         self.land, self.enclosure, self.points = land, enclosure, points
         self.asked = 0
-        self.samples: list[tuple[NDArray[np.int64], Array, Array]] = []
-        self.best = -np.inf
+        self.samples: list[tuple[NDArray[np.int64], Array, Array, Array]] = []
+        self.best, self.rounding = -np.inf, 0.0
+        self.least, self.most = np.inf, -np.inf
 
     def _range(self, segment: int, t0: Array, t1: Array) -> SegmentRange:
         self.asked += int((t1 > t0).sum())
@@ -213,8 +212,10 @@ class _Search:
         return self.enclosure.slope_range(a, b, t0, t1)
 
     def _keep(self, segment: int, t: Array, low: Array, high: Array) -> None:
-        self.samples.append((np.full(len(t), segment), t, (low + high) / 2))
+        self.samples.append((np.full(len(t), segment), t, low, high))
         self.best = max(self.best, float(low.max()))
+        self.least, self.most = min(self.least, float(low.min())), max(self.most, float(high.max()))
+        self.rounding = max(self.rounding, float((high - low).max()))
 
     def first(self, per_segment: int) -> _Cells:
         """Enclose every segment in `per_segment` equal parts, and the loss at their ends."""
@@ -255,22 +256,24 @@ class _Search:
         return out
 
     def worth(self, tolerance: float | None) -> float:
-        """Return the width to reach."""
-        seen = np.concatenate([losses for _, _, losses in self.samples])
-        wanted = 1e-3 * float(np.ptp(seen)) if tolerance is None else tolerance
-        return max(wanted, 8 * torch.finfo(self.land.dtype).eps * float(np.abs(seen).max()))
+        """Return the width to reach; rounding allows no less than four times its bound."""
+        wanted = 1e-3 * (self.most - self.least) if tolerance is None else tolerance
+        size = max(abs(self.least), abs(self.most))
+        floor = 8 * torch.finfo(self.land.dtype).eps * size
+        return max(wanted, floor, 4 * self.rounding)
 
     def proof(self, upper: float) -> Proof:
         """Return the samples in order, corners and top as the landscape itself has them."""
-        segment, t, losses = (
-            np.concatenate([sample[k] for sample in self.samples]) for k in range(3)
+        segment, t, low, high = (
+            np.concatenate([sample[k] for sample in self.samples]) for k in range(4)
         )
         order = np.lexsort((t, segment))
-        segment, t, losses = segment[order], t[order], losses[order]
+        segment, t, low, high = segment[order], t[order], low[order], high[order]
+        losses = (low + high) / 2
         own = np.flatnonzero((t == 0) | (t == 1) | (np.arange(len(t)) == np.argmax(losses)))
         checked = _losses(self.land, self.points, segment[own], t[own])
         for place, value in zip(own, checked, strict=True):
-            _agree(self.land, float(value), float(losses[place]), float(losses[place]))
+            _agree(self.land, float(value), float(low[place]), float(high[place]))
         losses[own] = checked
         return Proof(segment, t, losses, upper, f"interval enclosure of {self.asked} sub-intervals")
 
@@ -285,6 +288,7 @@ def enclosed_maximum(
     max_samples: int,
     per_segment: int,
     patient: bool,
+    level: float | None = None,
 ) -> tuple[Proof | None, float]:
     r"""Bound the maximum over a polyline by enclosures of sub-intervals, halved adaptively.
 
@@ -298,6 +302,7 @@ def enclosed_maximum(
         patient: Whether to go on where the budget will not do: halving divides the excess of
             a sub-interval by four, so that $\sum_i \sqrt{\text{excess}_i / \text{tolerance}}$ are
             needed; past half the budget one gives up if that is four times what is left.
+        level: Stop once the bracket lies on one side of it.
 
     Returns:
         The proof, None where a bound is not finite; and the tolerance.
@@ -312,14 +317,17 @@ def enclosed_maximum(
         if not np.isfinite(upper).all():
             return None, 0.0
         worth = search.worth(tolerance)
-        over = upper - search.best
-        wide = over > worth
+        over, target = upper - search.best, worth
+        if level is not None:
+            target = max(worth, level - search.best)
+        wide = over > target
         settled = max(settled, float(upper[~wide].max(initial=-np.inf)))
         cells, upper, over = cells.where(wide), upper[wide], over[wide]
         room = (max_samples - search.asked) // 2
-        need = float(np.sqrt(over / max(worth, 1e-300)).sum()) if len(over) else 0.0
+        need = float(np.sqrt(over / max(target, 1e-300)).sum()) if len(over) else 0.0
         hopeless = not patient and 2 * search.asked > max_samples and need > 8 * room
-        if not len(upper) or room <= 0 or hopeless:
+        above = level is not None and search.best > level
+        if not len(upper) or room <= 0 or hopeless or above:
             break
         order = np.argsort(-upper, kind="stable")
         chosen, rest = order[: min(room, _TOGETHER)], order[min(room, _TOGETHER) :]

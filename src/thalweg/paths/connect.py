@@ -22,7 +22,7 @@ from thalweg.paths.gauge import Gauge, chosen
 from thalweg.paths.line import line
 from thalweg.paths.path import Path, check_ends
 from thalweg.paths.resume import Progress
-from thalweg.paths.separation import floor_between
+from thalweg.paths.separation import floor_between, reconciled
 from thalweg.paths.string import string
 
 __all__ = ["Align", "Method", "connect"]
@@ -31,9 +31,10 @@ Align = Callable[[Tensor, Tensor], Tensor]
 Method = Literal["auto", "line", "string", "band", "curve", "chain", "beads"]
 _METHODS = ("auto", "line", "string", "band", "curve", "chain", "beads")
 _BATCH = 64  # examples in a minibatch, where it is left to us
-_ON_CURVE = 0.6  # of the budget, where a string relaxes the curve afterwards
+_ON_CURVE = 0.8  # of the budget, where a string relaxes the curve afterwards
+_STEPS = 20  # of the string are the fewest that are worth it then
 _BELOW = 0.5  # of the budget, for a string of beads below the level
-_CHAIN_BENDS = 3
+_BENDS = {"bezier": 2, "chain": 3}
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class _Search:
             self.land,
             *self.ends,
             start=start,
+            level=self.level,
             images=self.images,
             max_gradients=budget,
             tolerance=self.tolerance,
@@ -106,7 +108,7 @@ class _Search:
             self.land,
             *self.ends,
             kind=kind,
-            bends=1 if kind == "bezier" else _CHAIN_BENDS,
+            bends=_BENDS[kind],
             objective="softmax",
             start=self.straight,
             max_gradients=budget,
@@ -137,6 +139,11 @@ class _Search:
         return replace(best, method="beads", note=words, converged=found.connected.yes,
                        seed=found.seed, cost=found.cost)  # fmt: skip
 
+    def on_curve(self, budget: int) -> int:
+        """Return the curve's part of a budget: all of it, if the rest is no use to a string."""
+        share = max(1, math.floor(_ON_CURVE * budget))
+        return share if budget - share >= _STEPS * (self.images - 2) else budget
+
     def automatic(self) -> Path:
         """Go on until a path is low enough, from the cheapest method to the best."""
         best, spent, begun = self.straight, self.straight.cost, 0.1
@@ -147,12 +154,14 @@ class _Search:
             spent, best = spent + found.cost, _lower(found, best)
             if best.maximum.upper <= self.level:
                 return replace(best, cost=spent)
-            budget, begun = budget - share, 0.1 + 0.9 * _BELOW
+            budget, begun = max(1, budget - share), 0.1 + 0.9 * _BELOW
         if self.batch_size is not None:
-            share = max(1, math.floor(_ON_CURVE * budget))
-            stop = begun + (1 - begun) * _ON_CURVE
+            share = self.on_curve(budget)
+            stop = begun + (1 - begun) * share / budget
             found = replace(self, straight=best).bent("bezier", share, stop)
             spent, best = spent + found.cost - best.cost, _lower(found, best)
+            if share == budget or _low_enough(best, self.level, self.tolerance):
+                return replace(best, seed=self.seed, cost=spent)
             budget, begun = budget - share, stop
         found = self.relax(best, max(1, budget), begun)
         return replace(found, cost=spent + found.cost - best.cost)
@@ -181,12 +190,14 @@ def connect(
 
     ``"auto"`` begins with the straight line, and is content with it if its height is at most
     `tolerance`, or its maximum at most `level`. With a `level` it goes on with beads below
-    it. Then, where there are enough examples for minibatches, it bends a Bezier curve, and
-    in any case it relaxes the best path so far as a string that climbs to a pass. The
-    lowest path is returned.
+    it. Then, where there are enough examples for minibatches, it bends a Bezier curve with
+    them, for four fifths of the budget, or for all of it where a fifth holds fewer than 20
+    steps of the string (`max_gradients` below 1100 for 13 images): on networks minibatches
+    then come lower, see ``docs/benchmarks-paths.md``. The best path so far is relaxed on all
+    the data as a string that climbs to a pass. The lowest path is returned.
 
     Alone: ``"line"``; ``"string"`` (`string`); ``"band"``, an elastic band with pivots put
-    in where they are needed (`band`); ``"curve"``, a Bezier curve with one bend, and
+    in where they are needed (`band`); ``"curve"``, a Bezier curve with two bends, and
     ``"chain"``, a polygonal chain with three, both trained for their highest points
     (`curve`); ``"beads"``, dynamic string sampling below `level`, shortened there
     (`dynamic_string`).
@@ -231,6 +242,8 @@ def connect(
         ValueError: If an end has the wrong shape or holds NaN, both coincide, `method`
             is unknown, beads are asked for without a level, or a separating set is crossed
             below the loss that it claims.
+        ContradictionError: If the path stays below a proven floor, even when it is measured
+            with more samples.
 
     Example:
         >>> import torch
@@ -272,7 +285,9 @@ def connect(
     )
     before = land.cost
     floor = floor_between(land, a, b, separators)
-    found = replace(found, floor=floor, cost=found.cost + aligning + (land.cost - before))
+    spent = found.cost + aligning
+    found = reconciled(land, found, floor)
+    found = replace(found, floor=floor, cost=spent + (land.cost - before))
     if gauge is None:
         return found
     moved = chosen(land, gauge, a), chosen(land, gauge, b)

@@ -54,6 +54,7 @@ def bracket_maximum(
     curvature: float | None = None,
     safety: float = 1.0,
     bounds: Bounds = "auto",
+    level: float | None = None,
 ) -> Profile:
     r"""Bracket the maximum of the loss over a polyline: proven where it can be, else estimated.
 
@@ -96,14 +97,17 @@ def bracket_maximum(
         curvature: A known bound on the second derivative along the path, if there is one.
         safety: How far the estimated curvature extrapolates.
         bounds: ``"auto"``, ``"certified"`` or ``"estimated"``.
+        level: A loss to compare with: stop as soon as the bracket lies on one side of it
+            (upper end at most the level, or lower end above it), without the second look
+            for needles. The initial samples are always taken.
 
     Returns:
         The samples and the bracket. A loss that is NaN makes both ends NaN, one that is
         infinite both ends infinite.
 
     Raises:
-        ValueError: If there are fewer than two points, the samples contradict `curvature` or an
-            enclosure, or `bounds` is unknown.
+        ValueError: If there are fewer than two points, one is not finite, the samples contradict
+            `curvature` or an enclosure, or `bounds` is unknown.
         NoEnclosure: If `bounds` is ``"certified"`` and there is no proof; the message says why.
 
     Example:
@@ -122,18 +126,26 @@ def bracket_maximum(
         raise ValueError(f"curvature must be a finite number that is not negative: {curvature!r}")
     if bounds not in ("auto", "certified", "estimated"):
         raise ValueError(f"bounds must be 'auto', 'certified' or 'estimated', not {bounds!r}")
+    if level is not None and math.isnan(level):
+        raise ValueError("level is NaN, which no loss can be compared with")
     before = land.cost
     line = Polyline(land, _without_repeats(points))
     cap: Bound | None = None
     if curvature is None and bounds != "estimated":
-        proven = _proven(line, tolerance, max_samples, initial, insist=bounds == "certified")
+        insist = bounds == "certified"
+        proven = _proven(line, tolerance, max_samples, initial, level, insist=insist)
         if proven is not None and (bounds == "certified" or proven[1]):
             bound = replace(proven[0].maximum, cost=land.cost - before)
             return replace(proven[0], maximum=bound)
         cap = proven[0].maximum if proven is not None else None
-    cells, top = sample_maximum(line, tolerance, max_samples, initial, curvature, safety)
+    cells, top = sample_maximum(line, tolerance, max_samples, initial, curvature, safety, level)
     found = _profile(line, cells, top, "estimated" if curvature is None else "certified")
     bound = replace(found.maximum, cost=land.cost - before)
+    if bounds == "certified" and curvature is None and math.isfinite(bound.lower):
+        raise NoEnclosure(
+            "no certified upper end is available: intervals overflow on this path; use "
+            'bounds="estimated"'
+        )
     if cap is not None and math.isfinite(bound.upper):
         upper = max(bound.lower, min(bound.upper, cap.upper))
         words = f"{bound.method}; certified not to exceed {cap.upper:.6g}"
@@ -146,6 +158,7 @@ def _proven(
     tolerance: float | None,
     max_samples: int,
     initial: int | None,
+    level: float | None,
     *,
     insist: bool,
 ) -> tuple[Profile, bool] | None:
@@ -168,8 +181,11 @@ def _proven(
     if insist and math.isfinite(enclosure.exact_operations):
         way = "exact"
     if way == "exact":
-        proof = exact_maximum(land, enclosure, line.points, initial or (16 if segments == 1 else 2))
-        return _proven_profile(line, proof, "exact"), True
+        grid = initial or (16 if segments == 1 else 2)
+        try:
+            return _proven_profile(line, exact_maximum(land, enclosure, line.points, grid)), True
+        except OverflowError:
+            return None
     if way is None and not insist:
         return None
     found, worth = enclosed_maximum(
@@ -180,14 +196,17 @@ def _proven(
         max_samples=max_samples,
         per_segment=initial or (8 if segments == 1 else 1),
         patient=insist,
+        level=level,
     )
     if found is None:
         return None
-    profile = _proven_profile(line, found, "certified")
-    return profile, profile.maximum.width <= 2 * worth
+    profile = _proven_profile(line, found)
+    bound = profile.maximum
+    settled = level is not None and (bound.upper <= level or bound.lower > level)
+    return profile, settled or bound.width <= 2 * worth
 
 
-def _proven_profile(line: Polyline, proof: Proof, kind: BoundKind) -> Profile:
+def _proven_profile(line: Polyline, proof: Proof) -> Profile:
     """Return the samples of a proof along the whole polyline."""
     s = line.knots[proof.segments] + proof.times * line.lengths[proof.segments]
     top = int(np.argmax(proof.losses))
@@ -197,13 +216,18 @@ def _proven_profile(line: Polyline, proof: Proof, kind: BoundKind) -> Profile:
         proof.losses,
         (proof.segments[[top]], (proof.times * line.lengths[proof.segments])[[top]]),
         proof.upper,
-        ("exact" if kind == "exact" else "certified", kind),
+        (proof.kind, proof.kind),
         proof.method,
     )
 
 
 def _without_repeats(points: Tensor) -> Tensor:
     """Drop corners that repeat their predecessor; keep two even if they coincide."""
+    bad = int((~torch.isfinite(points)).sum())
+    if bad:
+        raise ValueError(f"the path's points hold {bad} NaN or infinite values")
+    if not bool(torch.isfinite(torch.linalg.vector_norm(points.double(), dim=1)).all()):
+        raise ValueError("the path's points are too large: their norms overflow")
     moved = torch.linalg.vector_norm((points[1:] - points[:-1]).double(), dim=1) > 0
     if not bool(moved.any()):
         raise ValueError("the path's points all coincide, so there is nothing to bracket")

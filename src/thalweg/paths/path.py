@@ -13,7 +13,7 @@ from torch import Tensor
 
 from thalweg.estimate import Bound, BoundKind, Cost
 from thalweg.landscape.protocols import Landscape, check_theta, for_evaluation
-from thalweg.paths.height import Profile, bracket_maximum
+from thalweg.paths.height import Bounds, Profile, bracket_maximum
 
 __all__ = ["Floor", "Path", "check_ends", "join", "measure", "places"]
 
@@ -289,6 +289,8 @@ def measure(
     max_samples: int = 200,
     initial: int | None = None,
     curvature: float | None = None,
+    bounds: Bounds = "auto",
+    level: float | None = None,
     method: str = "given path",
     converged: bool = True,
     note: str = "the path was given, not searched for",
@@ -307,6 +309,8 @@ def measure(
         max_samples: See `bracket_maximum`.
         initial: See `bracket_maximum`.
         curvature: See `bracket_maximum`.
+        bounds: See `bracket_maximum`.
+        level: See `bracket_maximum`.
         method: What the result calls the path.
         converged: What the result says of the search.
         note: The same in words.
@@ -318,6 +322,7 @@ def measure(
 
     Raises:
         ValueError: If there are fewer than two points, or one is of the wrong size.
+        NoEnclosure: If `bounds` is ``"certified"`` and there is no proof.
 
     Example:
         >>> import torch
@@ -338,6 +343,8 @@ def measure(
         max_samples=max_samples,
         initial=initial,
         curvature=curvature,
+        bounds=bounds,
+        level=level,
     )
     kept = _corner_losses(view, points, profile)
     cost = view.cost - before
@@ -353,10 +360,16 @@ def _corner_losses(view: Landscape, points: Tensor, profile: Profile) -> Tensor:
     return profile.losses[nearest].to(points.device)
 
 
+def _weaker(one: BoundKind, two: BoundKind) -> BoundKind:
+    kinds: tuple[BoundKind, ...] = ("estimated", "certified", "exact")
+    return min(one, two, key=kinds.index)
+
+
 def join(first: Path, second: Path) -> Path:
     """Return the path that goes along `first` and then along `second`.
 
-    Its maximum is the higher of the two, end for end: nothing is evaluated anew.
+    Its maximum is the higher of the two, end for end: nothing is evaluated anew. Where the two
+    maxima differ in kind, the joined end is worth what the weaker of them is.
 
     Raises:
         ValueError: If `second` does not start where `first` ends.
@@ -372,8 +385,8 @@ def join(first: Path, second: Path) -> Path:
     maximum = Bound(
         high.maximum.lower,
         upper.upper,
-        high.maximum.lower_kind,
-        upper.upper_kind,
+        _weaker(first.maximum.lower_kind, second.maximum.lower_kind),
+        _weaker(first.maximum.upper_kind, second.maximum.upper_kind),
         cost,
         "the higher of two paths",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from thalweg.paths.saddle import Saddle, climb
 __all__ = ["Refined", "refine"]
 
 _NEAR = 0.02
+_AT_AN_END = 100  # products for the certificate of an end, where nothing is climbed
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +29,8 @@ class Refined:
 
     Attributes:
         verdict: Yes: the path crosses a certified pass, of index 1, that lies near its top
-            and no higher. No: gradient-flat, of another index, not critical, or another
-            pass. Unresolved: what is missing.
+            and no higher. No: the highest point is an end, or gradient-flat, of another
+            index, not critical, or another pass. Unresolved: what is missing.
         saddle: Where the climb ended.
         certificate: What is known of that point.
         top: The loss at the path's highest point.
@@ -92,7 +94,8 @@ def refine(
     The climb follows the path's tangent uphill. Where it stops short of `tol` and budget is
     left, it goes on from where it is with a Krylov space twice as large. That its end is a
     pass of this path takes three things: it is certified of index 1 (`critical_point`), it
-    lies within `reach` of the path's top, and no higher than the top.
+    lies within `reach` of the path's top, and no higher than the top. A path that nowhere
+    climbs above its ends crosses no pass: that is said without a climb.
 
     Args:
         land: The landscape; climbs run on it as it is.
@@ -101,7 +104,7 @@ def refine(
         reach: How far from the top a pass may lie to be this path's; by default a quarter
             of its length.
         max_gradients: The budget in gradients and HVPs (a climb in progress finishes a
-            step; the certificate takes its own, at most 700 products).
+            step; the certificate takes its own, at most 700 products, and at an end 100).
         accuracy: The largest error of the loss at the pass (`critical_point`'s `tol`).
         seed: Draws the starts of the eigensolver.
 
@@ -122,29 +125,11 @@ def refine(
         yes 1.0
     """
     before, top = land.cost, path.top
-    height = float(land.loss(top))
     room = path.length / 4 if reach is None else reach
-    time = path.top_time
-    tangent = path.at(min(1.0, time + _NEAR)) - path.at(max(0.0, time - _NEAR))
-    found, krylov = climb(land, top, tangent, tol=tol, radius=room, max_gradients=max_gradients), 12
-    while not found.converged and _apart(found.theta, top) < room and krylov < land.dim:
-        spent = land.cost - before
-        left = max_gradients - spent.gradients - spent.hvps
-        krylov *= 2
-        if left <= krylov:
-            break
-        more = climb(
-            land,
-            found.theta,
-            found.direction,
-            tol=tol,
-            radius=room,
-            krylov=krylov,
-            max_gradients=left,
-        )
-        if not more.gradient_norm < 0.9 * found.gradient_norm:
-            break
-        found = more
+    if _highest_at_an_end(path):
+        return _at_an_end(land, path, room, accuracy, seed)
+    height = float(land.loss(top))
+    found = _climbed(land, path, tol, room, max_gradients)
     certificate = critical_point(land, found.theta, tol=accuracy, seed=seed)
     moved = _apart(found.theta, top)
     verdict = _judge(found, certificate, height, moved, room, path)
@@ -158,6 +143,68 @@ def refine(
         room,
         cost,
     )
+
+
+def _highest_at_an_end(path: Path) -> bool:
+    """Whether no point seen is higher than the higher end, beyond rounding."""
+    high = path.maximum.lower
+    return high <= path.base + 64 * torch.finfo(path.points.dtype).eps * abs(high)
+
+
+def _at_an_end(
+    land: Landscape, path: Path, reach: float, accuracy: float | None, seed: Seed
+) -> Refined:
+    """Say what the higher end is, and that nothing was climbed from there."""
+    before, last = land.cost, bool(path.losses[-1] > path.losses[0])
+    end = path.points[-1 if last else 0]
+    way = (path.points[-2] if last else path.points[1]) - end
+    certificate = critical_point(land, end, tol=accuracy, max_products=_AT_AN_END, seed=seed)
+    reason = (
+        f"the highest point is an end, {'b' if last else 'a'}, at loss {certificate.loss:.9g}: the "
+        "path never climbs above its ends, so there is no pass on it"
+    )
+    saddle = Saddle(
+        end,
+        certificate.loss,
+        certificate.gradient_norm,
+        way / torch.linalg.vector_norm(way),
+        math.nan,
+        0,
+        0,
+        False,
+        "nothing was climbed, because the highest point is an end",
+        Cost(),
+    )
+    cost = land.cost - before
+    verdict = Verdict("no", reason, cost=cost)
+    return Refined(verdict, saddle, certificate, certificate.loss, 0.0, reach, cost)
+
+
+def _climbed(land: Landscape, path: Path, tol: float, reach: float, max_gradients: int) -> Saddle:
+    """Climb from the top, with ever larger Krylov spaces while that helps."""
+    before, top, time = land.cost, path.top, path.top_time
+    tangent = path.at(min(1.0, time + _NEAR)) - path.at(max(0.0, time - _NEAR))
+    found = climb(land, top, tangent, tol=tol, radius=reach, max_gradients=max_gradients)
+    krylov = 12
+    while not found.converged and _apart(found.theta, top) < reach and krylov < land.dim:
+        spent = land.cost - before
+        left = max_gradients - spent.gradients - spent.hvps
+        krylov *= 2
+        if left <= krylov:
+            break
+        more = climb(
+            land,
+            found.theta,
+            found.direction,
+            tol=tol,
+            radius=reach,
+            krylov=krylov,
+            max_gradients=left,
+        )
+        if not more.gradient_norm < 0.9 * found.gradient_norm:
+            break
+        found = more
+    return found
 
 
 def _apart(a: Tensor, b: Tensor) -> float:

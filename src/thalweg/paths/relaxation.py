@@ -40,6 +40,7 @@ class Options:
     max_samples: int
     batch_size: int | None
     spring: float = math.inf
+    level: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -362,6 +363,13 @@ class Relaxation:
             found.append(self.bracket(self.best))
         return found
 
+    def low_enough(self) -> bool:
+        """Whether the path, measured, stays at or under the level asked for."""
+        level = self.options.level
+        if level is None or self.noisy or not float(self.now.loss.max()) <= level:
+            return False
+        return self.measure().maximum.upper <= level
+
     def at_a_pass(self) -> bool:
         """Whether the highest point of the path is a pinned image: an end or a pass."""
         top = self.now.top
@@ -454,6 +462,8 @@ def _judge(search: Relaxation, path: Path) -> tuple[bool, str]:
                 f"its highest point is a critical point at loss {found.loss:.9g} with gradient "
                 f"norm {found.gradient_norm:.2g} and {found.negative} negative curvature"
             )
+    if search.options.level is not None and path.maximum.upper <= search.options.level:
+        return True, f"it stays at or under the level {search.options.level:.8g} asked for"
     if not search.now.finite:
         return False, (
             f"the loss is not finite at an image of the {search.name}, which could not relax"

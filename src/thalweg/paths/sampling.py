@@ -241,6 +241,7 @@ def _estimated_curvature(rows: Array, slopes: bool, safety: float) -> Array:
     return upper
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def sample_maximum(
     line: Polyline,
     tolerance: float | None,
@@ -248,6 +249,7 @@ def sample_maximum(
     initial: int | None,
     curvature: float | None,
     safety: float,
+    level: float | None,
 ) -> tuple[Intervals, float]:
     """Bracket the maximum by values and slopes at samples; see `bracket_maximum`.
 
@@ -259,12 +261,16 @@ def sample_maximum(
         per_segment = max(2, per_segment)
     cells = _initial(line, per_segment)
     first = float(cells.h.max())
-    probed = curvature is not None or tolerance == np.inf
+    probed = curvature is not None or tolerance == np.inf or level is not None
     upper = np.array([np.inf])
     while bool(np.isfinite(cells.g0).all() and np.isfinite(cells.g1).all()):
         upper, where = _uppers(line, cells, curvature, safety)
         best = max(float(cells.g0.max()), float(cells.g1.max()))
         worth = _tolerance(line.land, cells, tolerance)
+        if level is not None:
+            if best > level:
+                break
+            worth = max(worth, level - best)
         room = max_samples - len(cells.h) - 1
         wide = np.flatnonzero((upper > best + worth) & (cells.h > 1e-12 * line.knots[-1]))
         if not len(wide) and not probed:

@@ -38,7 +38,7 @@ def check_segment(
         ceiling: What the maximum is compared with.
         span: Length of a segment that gets 16 intervals at first; a shorter one gets as many
             per length, but 4 at least.
-        tolerance: Width below which the bracket is not refined.
+        tolerance: Width below which the bracket is not refined; by default none.
         max_samples: Most evaluations of one bracket.
 
     Returns:
@@ -47,18 +47,13 @@ def check_segment(
     pair = torch.stack([left, right])
     share = float(torch.linalg.vector_norm((right - left).double())) / span
     initial = min(16, max(4, math.ceil(16 * share)))
-    first = measure(land, pair, tolerance=math.inf, max_samples=max_samples, initial=initial)
-    low, high = first.maximum.lower, first.maximum.upper
-    if not low <= ceiling < high:  # settled, or not finite
-        return first
-    worth = max((ceiling - low) / 2, tolerance or 0.0)
     return measure(
         land,
         pair,
-        tolerance=worth,
+        tolerance=tolerance or 0.0,
         max_samples=max_samples,
         initial=initial,
-        spent=first.cost,
+        level=ceiling,
     )
 
 

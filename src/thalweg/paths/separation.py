@@ -11,12 +11,26 @@ from torch import Tensor
 
 from thalweg.landscape.protocols import Landscape, for_evaluation
 from thalweg.landscape.separators import Separable, Separator
-from thalweg.paths.path import Floor, check_ends
+from thalweg.paths.path import Floor, Path, check_ends, measure
 
-__all__ = ["Separable", "Separator", "crossing", "floor_between", "separates"]
+__all__ = [
+    "ContradictionError",
+    "Separable",
+    "Separator",
+    "check_consistent",
+    "crossing",
+    "floor_between",
+    "reconciled",
+    "separates",
+]
 
+_FINER = 8  # times as many samples, before a path that stays below a floor is refused
 _TRIALS = 8  # perturbed copies of an end, to see how far rounding moves its side
 _ROUNDINGS = 64.0  # how many units of rounding each coordinate is moved by
+
+
+class ContradictionError(RuntimeError):
+    """A path lies below a loss that every path is said to reach: one of the two is wrong."""
 
 
 def separates(separator: Separator, a: Float[Tensor, " dim"], b: Float[Tensor, " dim"]) -> bool:
@@ -170,3 +184,67 @@ def _step_across(land: Landscape, point: Tensor, a: Tensor, b: Tensor) -> float:
     step = 16 * torch.finfo(land.dtype).eps * (b - a)
     ends = for_evaluation(land).loss(torch.stack([point - step, point + step]))
     return 4 * abs(float(ends[1] - ends[0]))
+
+
+def check_consistent(path: Path, floor: Floor | None) -> None:
+    """Refuse a path that stays below a proven floor.
+
+    Args:
+        path: A path between the two ends.
+        floor: What every path between them is said to reach.
+
+    Raises:
+        ContradictionError: If the path's upper end lies below the floor by more than rounding.
+    """
+    if _contradicts(path, floor):
+        assert floor is not None
+        raise ContradictionError(
+            f"a {path.method} climbs to {path.maximum.upper:.9g} only "
+            f"({path.maximum.upper_kind} upper end), but every path is said to reach "
+            f"{floor.loss:.9g} ({floor.kind}): {floor.reason}. Either this proof is wrong, or the "
+            "path hides a wall between its samples: measure it with more samples to see"
+        )
+
+
+def reconciled(land: Landscape, path: Path, floor: Floor | None) -> Path:
+    """Return a path that does not stay below a proven floor.
+
+    One that seems to is measured again with eight times as many samples: a wall that is
+    narrower than their spacing then shows, and the height is the one found there.
+
+    Args:
+        land: The landscape on which the path was measured.
+        path: A path between the two ends.
+        floor: What every path between them is said to reach.
+
+    Returns:
+        The path, or the same with its new measurement.
+
+    Raises:
+        ContradictionError: If the path stays below the floor all the same.
+    """
+    if not _contradicts(path, floor):
+        return path
+    samples = _FINER * max(len(path.profile.times), len(path.points))
+    again = measure(
+        land,
+        path.points,
+        tolerance=0.0,
+        max_samples=samples,
+        initial=max(2, samples // (2 * (len(path.points) - 1))),
+        method=path.method,
+        converged=False,
+        note="its samples hid a wall, which showed when it was measured again; search anew",
+        seed=path.seed,
+        spent=path.cost,
+    )
+    check_consistent(again, floor)
+    return again
+
+
+def _contradicts(path: Path, floor: Floor | None) -> bool:
+    if floor is None or floor.kind == "estimated":
+        return False
+    high = path.maximum.upper
+    rounding = 1e3 * torch.finfo(path.points.dtype).eps * max(abs(high), abs(floor.loss))
+    return high < floor.loss - rounding

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from dataclasses import replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -21,6 +22,12 @@ class _String(Relaxation):
     """A string on its way."""
 
     name = "string"
+
+    def step(self) -> None:
+        """Take one step; now and then, look whether the string is low enough."""
+        super().step()
+        if self.taken % PATIENCE == 0 and self.low_enough():
+            self.done = True
 
     def decide(self) -> None:
         """Climb when a round hardly lowered the highest image; stop at an end or a pass."""
@@ -48,6 +55,7 @@ def string(
     b: Float[Tensor, " dim"],
     *,
     start: Path | None = None,
+    level: float | None = None,
     images: int = 13,
     max_gradients: int = 2500,
     climbing: bool = True,
@@ -70,14 +78,17 @@ def string(
 
     The result is never higher than `start` (by default the straight line): the lower of
     the two is returned. ``converged`` says whether the highest point is an end or a
-    critical point of index 1 as far as products show; a string that is not converged is
-    still a path, and its height an upper bound of the barrier.
+    critical point of index 1 as far as products show, or the path is under `level`; a
+    string that is not converged is still a path, and its height an upper bound of the
+    barrier.
 
     Args:
         land: The landscape.
         a: One end, `(dim,)`.
         b: The other end.
         start: A path between the same ends to relax.
+        level: A loss that is low enough: the search ends as soon as the string, measured,
+            stays at or under it (every eighth step is followed by a look).
         images: Points of the string, the ends among them.
         max_gradients: Largest number of gradients and HVPs that the search may take (a
             climb in progress is finished); a gradient on a share of the data counts as
@@ -128,9 +139,19 @@ def string(
         images=images,
     )
     options = Options(
-        images, max_gradients, climbing, tol, start.worth(tolerance), max_samples, batch_size
+        images,
+        max_gradients,
+        climbing,
+        tol,
+        start.worth(tolerance),
+        max_samples,
+        batch_size,
+        level=level,
     )
     generator, recorded = make_generator(seed)
+    if level is not None and start.maximum.upper <= level:
+        said = f"the path that it starts from stays at or under the level {level:.8g} asked for"
+        return replace(start, method="string", converged=True, note=said, seed=recorded)
     kept = keep(checkpoint, "string", start, options, seed, recorded, "")
     search = _String(land, start, options, generator, recorded)
     resume.run(search, kept, progress)

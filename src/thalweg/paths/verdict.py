@@ -14,42 +14,17 @@ from thalweg.estimate import Cost, Verdict
 from thalweg.landscape.protocols import Landscape, for_evaluation
 from thalweg.landscape.seeding import Seed, make_generator
 from thalweg.landscape.separators import Separator
-from thalweg.paths.boxes import Region, box_floor
+from thalweg.paths.boxes import BoxFloor, Region, box_floor
 from thalweg.paths.connect import Align, Method, connect
+from thalweg.paths.intervals import NotEnclosableError
 from thalweg.paths.path import Floor, Path, check_ends, measure
 from thalweg.paths.resume import Progress
-from thalweg.paths.separation import floor_between
+from thalweg.paths.separation import ContradictionError, check_consistent, floor_between, reconciled
 from thalweg.paths.string import string
 
 __all__ = ["ContradictionError", "check_consistent", "is_connected"]
 
 _UNASKED = 2  # dimensions in which boxes are tried without a region
-
-
-class ContradictionError(RuntimeError):
-    """A path lies below a loss that every path is said to reach: one of the two is wrong."""
-
-
-def check_consistent(path: Path, floor: Floor | None) -> None:
-    """Refuse a path that stays below a proven floor.
-
-    Args:
-        path: A path between the two ends.
-        floor: What every path between them is said to reach.
-
-    Raises:
-        ContradictionError: If the path's upper end lies below the floor by more than rounding.
-    """
-    if floor is None or floor.kind == "estimated":
-        return
-    high = path.maximum.upper
-    if high < floor.loss - _rounding(path.points.dtype, high, floor.loss):
-        raise ContradictionError(
-            f"a {path.method} climbs to {path.maximum.upper:.9g} only "
-            f"({path.maximum.upper_kind} upper end), but every path is said to reach "
-            f"{floor.loss:.9g} ({floor.kind}): {floor.reason}. Either this proof is wrong, or the "
-            "path hides a wall between its samples: measure it with more samples to see"
-        )
 
 
 def _rounding(dtype: torch.dtype, *losses: float) -> float:
@@ -169,17 +144,11 @@ def is_connected(
         checkpoint=checkpoint,
         progress=progress,
     )
+    walled = None
     if path.maximum.upper > level and max_boxes and _boxable(land, region, method):
-        walled = box_floor(
-            land,
-            a,
-            b,
-            region=region,
-            level=level,
-            lipschitz=lipschitz,
-            gradient_lipschitz=gradient_lipschitz,
-            max_boxes=max_boxes,
-        )
+        constants = {"lipschitz": lipschitz, "gradient_lipschitz": gradient_lipschitz}
+        walled = _walled(land, a, b, level, region, max_boxes, constants)
+    if walled is not None:
         spent += walled.cost
         check_consistent(path, walled.floor)
         if _above(walled.floor.loss, level, land.dtype):
@@ -195,6 +164,24 @@ def _above(loss: float, level: float, dtype: torch.dtype) -> bool:
 def _boxable(land: Landscape, region: Region | None, method: str) -> bool:
     """Whether boxes are asked for, or may be tried unasked."""
     return region is not None or (land.dim <= _UNASKED and method == "auto")
+
+
+def _walled(
+    land: Landscape,
+    a: Tensor,
+    b: Tensor,
+    level: float,
+    region: Region | None,
+    max_boxes: int,
+    constants: dict[str, float | None],
+) -> BoxFloor | None:
+    """Ask boxes; None if nobody asked for them and the loss cannot be enclosed."""
+    try:
+        return box_floor(land, a, b, region=region, level=level, max_boxes=max_boxes, **constants)
+    except NotEnclosableError:
+        if region is not None:
+            raise
+        return None
 
 
 def _search(
@@ -216,11 +203,11 @@ def _search(
         drawn = number if not trial else int(torch.randint(2**62, (), generator=generator))
         file = checkpoint if checkpoint is None or not trial else f"{checkpoint}.{trial + 1}"
         if trial and options["method"] != "line":
-            path = _detour(land, a, b, drawn, file, options)
+            found = _detour(land, a, b, level, drawn, file, options)
+            path = reconciled(land, found, floor)
         else:
             path = connect(land, a, b, level=level, seed=drawn, checkpoint=file, **options)
         spent += path.cost
-        check_consistent(path, floor)
         if best is None or not path.maximum.upper >= best.maximum.upper:
             best = path
         if best.maximum.upper <= level:
@@ -233,6 +220,7 @@ def _detour(
     land: Landscape,
     a: Tensor,
     b: Tensor,
+    level: float,
     seed: int,
     checkpoint: str | File | None,
     options: dict[str, Any],
@@ -246,7 +234,9 @@ def _detour(
     measured = {key: options[key] for key in ("tolerance", "max_samples")}
     start = measure(land, corners, **measured)
     rest = {key: options[key] for key in ("images", "max_gradients", "progress")}
-    return string(land, a, b, start=start, seed=seed, checkpoint=checkpoint, **measured, **rest)
+    return string(
+        land, a, b, start=start, level=level, seed=seed, checkpoint=checkpoint, **measured, **rest
+    )
 
 
 def _judge(path: Path, level: float, floor: Floor | None, cost: Cost) -> Verdict:

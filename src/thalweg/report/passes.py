@@ -154,6 +154,9 @@ def curved(record: SurveyRecord) -> str:
     for found in record.level_sets:
         joined = [row for row in found.rows if row.yes and (row.shortened or row.raw)]
         where = pair(names, found.a, found.b)
+        if not found.rows:
+            parts.append(f"Between {where} {found.method}.")
+            continue
         if not joined:
             parts.append(f"Between {where} no path was found below any of the levels tried.")
             continue

@@ -20,6 +20,7 @@ __all__ = ["level_sets", "refine_top"]
 
 Report = Callable[[float, str], None]
 _LOWEST = 0.05  # of the way from the path's maximum to the line's
+_NO_CLIMB = "the straight line climbs nowhere, so that every level above its ends holds it"
 
 
 def refine_top(
@@ -75,15 +76,17 @@ def level_sets(
 ) -> Levelled:
     """Measure the level sets between two minima, from the line's top down to the path's."""
     before = land.cost
-    low = measure(land, points).maximum.upper
-    straight = line(land, points[0], points[-1]).maximum.upper
+    path, straight = measure(land, points), line(land, points[0], points[-1])
+    if straight.height.upper <= straight.worth():
+        return Levelled(*job.minima, (), _NO_CLIMB, land.cost - before)
     found = level_set_geometry(
         land,
         points[0],
         points[-1],
-        _levels(low, straight, config.levels),
+        _levels(path.maximum.upper, straight.maximum.upper, config.levels),
         seeds=config.level_seeds,
         seed=job_seed(seed, "levels"),
+        base=path.base,
         max_gradients=config.level_gradients,
         progress=report,
     )
@@ -100,13 +103,11 @@ def level_sets(
         )
         for row in found.rows
     )
-    return Levelled(job.minima[0], job.minima[1], rows, found.method, land.cost - before)
+    return Levelled(*job.minima, rows, found.method, land.cost - before)
 
 
 def _levels(low: float, high: float, count: int) -> list[float]:
     """Return levels from just below the line's top to just above the path's, evenly."""
-    room = high - low
-    if room <= 0:
-        return [high]
+    room = max(high - low, 0.0)
     shares = torch.linspace(1 - _LOWEST, _LOWEST, count, dtype=torch.float64)
-    return [low + room * share for share in shares.tolist()]
+    return [low + room * share for share in shares.tolist()] if room else [high]

@@ -223,7 +223,9 @@ def three_cycle() -> Factored:
     leaves $\tfrac34 (1 - (1^\top n)^2 / 3\lvert n\rvert^2)$, more if the rows span less. Each
     row of $H$ is non-negative and has a zero, because $\sum_i x_i = 0$; hence $n$, which is
     orthogonal to two such rows, has a zero or two signs, and
-    $(1^\top n)^2 \le 2 \lvert n \rvert^2$. The barrier itself is not known.
+    $(1^\top n)^2 \le 2 \lvert n \rvert^2$. It is the infimum there, approached but not attained:
+    rows $(\epsilon, 1, 0)$ and $(0, 1, \epsilon)$ leave $\tfrac14 + O(\epsilon)$, with outgoing
+    weights of size $1/\epsilon$. The barrier itself is not known.
 
     Returns:
         The landscape. Ends that are not apart differ by a rescaling of the units.

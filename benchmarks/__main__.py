@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("hvp.py", "curvature.py")
+BENCHMARKS = ("hvp.py", "curvature.py", "paths.py")
 
 
 def main() -> int:

@@ -37,15 +37,17 @@ class Size:
     levels: tuple[float, ...]
     batch_size: int
     max_epochs: int
+    max_gradients: int  # for the beads of one string, in gradients over all the data
+    max_samples: int  # losses for the bracket of one segment
 
 
 SIZES = {
-    "cnn": Size(10_000, (0.32, 0.4, 0.5, 0.6, 0.75), 250, 60),
-    "lstm": Size(1_500, (6.0, 7.0, 8.5, 10.0, 13.0), 50, 150),
+    "cnn": Size(10_000, (0.45, 0.5, 0.6, 0.7, 0.85), 250, 40, 40, 12),
+    "lstm": Size(1_500, (7.0, 8.5, 10.0, 12.0, 15.0), 50, 150, 100, 12),
 }
 QUICK = {
-    "cnn": Size(500, (0.8, 1.2), 100, 40),
-    "lstm": Size(100, (14.0, 17.0), 25, 80),
+    "cnn": Size(200, (1.5, 2.0), 50, 40, 20, 8),
+    "lstm": Size(60, (17.0, 20.0), 15, 60, 20, 8),
 }
 
 
@@ -182,8 +184,8 @@ def experiment(
         "lr": RATE / 2,
         "batch_size": size.batch_size,
         "max_steps": 20 * per_epoch,
-        "max_gradients": 500,
-        "max_samples": 24,
+        "max_gradients": size.max_gradients,
+        "max_samples": size.max_samples,
         "tolerance": 0.02,
     }
     return Experiment(name, lambda: land, size.levels, ends, loss_of, options)

@@ -188,7 +188,7 @@ def experiment(name: str, seeds: int, out: Path, *, quick: bool = False) -> Expe
         task.levels,
         lambda level, seed: trained.get((level, seed)),
         lambda level: level,
-        {"lr": RATE, "max_steps": 10_000, "max_gradients": 2_000_000},
+        {"lr": RATE, "max_steps": 50_000, "max_gradients": 2_000_000},
         slice(0, task.weights),
         side_by_side=True,
     )

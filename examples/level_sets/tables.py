@@ -100,7 +100,7 @@ def table(out: Path, name: str) -> str:
 
 
 def _joined(rows: Sequence[dict[str, Any]], level: float) -> str:
-    at = [row for row in rows if row["level"] == level]
+    at = [row for row in rows if row["level"] == level and row["answer"] != "no ends"]
     return f"{sum(row['answer'] == 'yes' for row in at)} of {len(at)}" if at else "-"
 
 
@@ -121,10 +121,13 @@ def _laws(kinds: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 
 def figure(out: Path, name: str, file: Path) -> None:
-    """Draw lengths and beads against the level, as `.html`, or as `.png` with chromium."""
+    """Draw lengths and beads against the level, as `.html`, or as `.png` with chromium.
+
+    Bars are 95 % intervals: Student's, and two of the published standard errors.
+    """
     from plotly.subplots import make_subplots
 
-    drawn = make_subplots(rows=1, cols=2, subplot_titles=["length / straight distance", "beads"])
+    drawn = make_subplots(rows=1, cols=2)
     known = PUBLISHED.get(name, {"length": {}, "beads": {}})
     for key, place in (("length", 1), ("beads", 2)):
         given = known[key]
@@ -148,8 +151,9 @@ def figure(out: Path, name: str, file: Path) -> None:
             line={"color": colour}, showlegend=place == 1, row=1, col=place,
         )  # fmt: skip
     drawn.update_xaxes(type="log", title_text="level")
-    drawn.update_yaxes(type="log", row=1, col=2)
-    drawn.update_layout(template="plotly_white", width=1100, height=420)
+    drawn.update_yaxes(type="log", title_text="length / straight distance", dtick="D1", col=1)
+    drawn.update_yaxes(type="log", title_text="beads", dtick="D2", col=2)
+    drawn.update_layout(template="plotly_white", width=1100, height=420, margin={"t": 20})
     file.parent.mkdir(parents=True, exist_ok=True)
     page = drawn.to_html(include_plotlyjs=True, config={"staticPlot": True})
     if file.suffix == ".html":

@@ -93,7 +93,7 @@ def check_floor(found: BoxFloor, truth: float, base: float, relative: float = 1e
     assert found.converged
 
 
-@pytest.mark.parametrize("dim", [1, 2])
+@pytest.mark.parametrize("dim", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_double_well(dim: int) -> None:
     land = double_well(dim, height=2.0)
     check_floor(box_floor(land, *map(land.vector, land.minima)), 2.0, 0.0)
@@ -133,7 +133,7 @@ def test_a_level_ends_the_search_either_way() -> None:
     open_ = box_floor(land, a, b, region=region, level=1.2)
     assert not open_.converged
     assert "a route was seen at" in open_.note
-    full = box_floor(land, a, b, region=region)
+    full = box_floor(land, a, b, region=region, tolerance=0.1)
     assert blocked.boxes < full.boxes
 
 
@@ -154,11 +154,11 @@ def test_a_route_may_leave_the_region() -> None:
     )
     a, b = torch.tensor([[-1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
     small = Region((-1.2, -0.5), (1.2, 0.5))
-    found = box_floor(land, a, b, region=small, max_boxes=1500)
+    found = box_floor(land, a, b, region=small, max_boxes=400)
     assert not found.converged
     assert "leaves the region" in found.note
     assert found.floor.loss <= 0.3 * 0.25 + 1e-12  # out at x1 = 0.5
-    walled = box_floor(land, a, b, region=Region(small.low, small.high, 9.0), max_boxes=1500)
+    walled = box_floor(land, a, b, region=Region(small.low, small.high, 9.0), max_boxes=400)
     assert walled.floor.loss > found.floor.loss
 
 
@@ -202,11 +202,11 @@ def test_given_constants_serve_any_landscape() -> None:
     land = Opaque()
     a, b = torch.tensor([[-1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
     region = Region((-2.0, -1.0), (2.0, 1.0), outside=0.5)
-    curved = box_floor(land, a, b, region=region, gradient_lipschitz=44.0, level=0.45)  # type: ignore[arg-type] # its shape is enough
-    assert curved.floor.loss > 0.45
+    curved = box_floor(land, a, b, region=region, gradient_lipschitz=44.0, level=0.3)  # type: ignore[arg-type] # its shape is enough
+    assert curved.floor.loss > 0.3
     assert "the constant given" in curved.floor.reason
-    steep = box_floor(land, a, b, region=region, lipschitz=24.1, level=0.3)  # type: ignore[arg-type] # its shape is enough
-    assert steep.floor.loss > 0.3
+    steep = box_floor(land, a, b, region=region, lipschitz=24.1, level=0.1)  # type: ignore[arg-type] # its shape is enough
+    assert steep.floor.loss > 0.1
     assert curved.cost.gradients > 0
     with pytest.raises(NotEnclosableError, match="a Opaque has no function to enclose"):
         box_floor(land, a, b)  # type: ignore[arg-type] # its shape is enough
@@ -215,14 +215,14 @@ def test_given_constants_serve_any_landscape() -> None:
 def test_the_result_reads_and_repeats() -> None:
     land = double_well(1)
     before = land.cost
-    found = box_floor(land, *map(land.vector, land.minima))
+    found = box_floor(land, *map(land.vector, land.minima), tolerance=0.1)
     assert found.cost == land.cost - before
     assert "every path reaches" in str(found)
     assert found.__rich__().startswith("[bold]every path")
     facts = found.to_json()
     assert facts["kind"] == "certified"
     assert facts["region"][2] == "-inf"
-    assert box_floor(land, *map(land.vector, land.minima)).to_json() == facts
+    assert box_floor(land, *map(land.vector, land.minima), tolerance=0.1).to_json() == facts
 
 
 def test_errors() -> None:

@@ -41,11 +41,11 @@ def random_land(seed: int, kind: str) -> tuple[ModelLandscape, Tensor]:
 
 
 def dense_maximum(land: ModelLandscape, points: Tensor) -> tuple[float, float]:
-    """The highest loss of a grid, refined three times around its best, and the losses' range."""
+    """The highest loss of a grid, refined twice around its best, and the losses' range."""
     best, least = -np.inf, np.inf
     for a, b in itertools.pairwise(points):
         low, high = 0.0, 1.0
-        for count in (201, 33, 33, 33):
+        for count in (129, 33, 33):
             t = torch.linspace(low, high, count, dtype=torch.float64)
             values = land.loss(a + t[:, None] * (b - a))
             top, step = float(t[values.argmax()]), (high - low) / (count - 1)
@@ -194,7 +194,7 @@ def test_a_loss_that_overflows_is_reported_not_proven(kind: str) -> None:
     for bounds in ("auto", "certified"):
         huge = torch.stack([corners[0], 1e120 * corners[1]])
         found = bracket_maximum(land, huge, bounds=bounds).maximum
-        assert (found.lower, found.upper) == (np.inf, np.inf)
+        assert not np.isfinite([found.lower, found.upper]).any()  # inf, or NaN from inf - inf
     with pytest.raises(ValueError, match="NaN or infinite values"):
         bracket_maximum(land, corners * torch.nan)
     with pytest.raises(ValueError, match="norms overflow"):
@@ -343,8 +343,13 @@ def test_joined_maxima_are_worth_what_the_weaker_is() -> None:
 
 @pytest.mark.calibration
 @pytest.mark.parametrize("kind", ["relu", "deep relu", "deep tanh", "deep tanh entropy"])
-def test_certified_upper_ends_hold_the_truth(calibration: Any, kind: str) -> None:
-    """Every one of them, and the median gap is at most 1 % of the range."""
+def test_certified_upper_ends_hold_the_truth(
+    calibration: Any, unchecked: None, kind: str
+) -> None:
+    """Every one of them, and the median gap is at most 1 % of the range.
+
+    Shape checks are off: they would take half of the time.
+    """
     hits, gaps, proven = 0, [], 0
     for seed in calibration.seeds:
         land, corners = random_land(seed + 1000, kind)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -217,3 +220,47 @@ def test_errors_name_what_is_wrong(unchecked: None) -> None:
         level_sets_through_training(ring(), A[None], B[None], margin=-1.0)
     with pytest.raises(ValueError, match=r"give \(stages, 2\) or \(stages, pairs, 2\)"):
         level_sets_through_training(ring(), A, B)
+
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "level_sets"
+
+
+@pytest.mark.parametrize("name", ["quadratic", "cubic"])
+def test_the_regressions_gradient_is_that_of_autograd(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    task = importlib.import_module("polynomials").TASKS[name]
+    land = importlib.import_module("polynomials").Regression(task)
+    theta = torch.stack([land.start(torch.Generator().manual_seed(i)) for i in range(5)])
+    values, gradients = land.value_and_gradient(theta)
+    wanted, losses = torch.func.vmap(torch.func.grad_and_value(land.f))(theta)
+    assert torch.allclose(values, losses, rtol=1e-12)
+    assert torch.allclose(gradients, wanted, rtol=1e-10, atol=1e-14)
+    assert torch.equal(land.loss(theta), values)
+    fine = importlib.import_module("polynomials").Regression(task, 100_000)
+    assert torch.allclose(fine.loss(theta), values, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_the_example_runs_goes_on_and_draws(tmp_path: Path) -> None:
+    def call(*more: str) -> str:
+        command = [sys.executable, str(EXAMPLE), "quadratic", "--quick", "--seeds", "2"]
+        done = subprocess.run(
+            [*command, "--out", str(tmp_path), *more], capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    first = call()
+    assert "12 searches done" in first
+    assert "| 0.125 | 2 of 2 |" in first
+    assert "0 searches done" in call()
+    assert "1.27 ± 0.049" in call("--table", "--figure", str(tmp_path / "drawn.html"))
+    assert (tmp_path / "drawn.html").stat().st_size > 10_000
+    rows = [json.loads(file.read_text()) for file in tmp_path.glob("quick/quadratic/*/*.json")]
+    strict = [row for row in rows if row["acceptance"] == "strict"]
+    assert len(strict) == 6
+    for row in strict:
+        assert row["answer"] == "yes"
+        assert row["maximum"]["upper"] <= row["level"]
+        assert row["shortened"] <= row["raw"] + 1e-12

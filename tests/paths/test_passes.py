@@ -123,7 +123,7 @@ def isomers(land: Cluster, starts: int, seed: int) -> list[Tensor]:
 
 @pytest.mark.slow
 def test_the_merge_tree_of_seven_lennard_jones_atoms() -> None:
-    """Four isomers, three merges, to every digit that the literature prints."""
+    """Four isomers and three merges, to every digit that the zoo keeps."""
     land = lennard_jones(7)
     minima = isomers(land, 25, seed=0)
     heights = [float(land.loss(theta)) for theta in minima]

@@ -20,7 +20,7 @@ WELL = FunctionLandscape(lambda x: (x[0] ** 2 - 1) ** 2 + x[1] ** 2, 2)
 RING = FunctionLandscape(lambda x: ((x**2).sum() - 1) ** 2, 2)
 FEW: dict[str, Any] = {
     "seed": 0,
-    "max_gradients": 300,
+    "max_gradients": 150,
     "max_samples": 60,
 }  # enough in two dimensions
 A, B = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)

@@ -14,11 +14,15 @@ from thalweg.survey.records import (
     EigenRecord,
     FailureRecord,
     LayerRecord,
+    LevelRecord,
+    LevelSetRecord,
     MinimumRecord,
     PathRecord,
+    SaddleRecord,
     SpectrumRecord,
     SurveyRecord,
 )
+from thalweg.survey.trees import basins, trees
 from thalweg.topology import merge_tree
 
 
@@ -153,6 +157,36 @@ def path(
     return PathRecord(a=a, b=b, **{**values, **rest})
 
 
+def saddle(a, b, loss, *, index=(1, 1), answer="yes", flatness=1e-9, **rest):
+    fields = {
+        "reason": "a pass of index 1 at its top",
+        "top": Bound(loss - 0.001, loss, "certified", "estimated"),
+        "gradient_norm": 2.4e-8,
+        "value": Bound(loss - 1e-9, loss, "estimated", "estimated"),
+        "index": Bound(*index, "certified", "estimated"),
+        "zero": Bound(0, 3, "estimated", "estimated"),
+        "flat": 1e-5,
+        "lowest": eigenvalues([-0.41, 0.02], 0.001),
+        "distance": 3e-7,
+        "cost": Cost(40, 60, 420, 160.0),
+        "seconds": 1.7,
+    }
+    values = {"answer": answer, "loss": loss, "flatness": flatness}
+    return SaddleRecord(a=a, b=b, **{**fields, **values, **rest})
+
+
+def level(at, length, *, beads=5.0, half=0.02, yes=2, unresolved=0):
+    means = (None, None, None)
+    if yes:
+        means = (estimate(1.05 * length, half), estimate(length, half), estimate(beads, 1.0))
+    return LevelRecord(at, yes, 0, unresolved, *means, "" if yes else "no string was found")
+
+
+def level_set(a="m0", b="m1", rows=None):
+    rows = rows or (level(0.4, 1.0), level(0.2, 1.2), level(0.1, 1.0, yes=0, unresolved=2))
+    return LevelSetRecord(a, b, tuple(rows), "beads", Cost(900, 1400, 0, 200.0), 12.0)
+
+
 def survey(minima=(), paths=(), **rest):
     values = {
         "name": "digits",
@@ -241,9 +275,29 @@ def realistic():
         )
         for i, ((a, b), h) in enumerate(heights.items())
     ]
+    further = [
+        path("m2", "m3", 0.3107 + 0.02 * k, ends=(loss["m2"], loss["m3"]), repeat=k) for k in (1, 2)
+    ]
+    _, best_known, certified = trees(minima, [*paths, *further], 0)
     return survey(
         minima,
         paths,
+        further=tuple(further),
+        best_known=best_known,
+        certified=certified,
+        basins=basins(minima, best_known),
+        saddles=(
+            saddle("m0", "m1", 0.0481),
+            saddle("m1", "m2", 0.0503, index=(1, 4), answer="unresolved"),
+            saddle("m2", "m3", 0.3107, index=(0, 5), answer="no", flatness=0.97, value=None),
+        ),
+        level_sets=(
+            level_set(
+                "m2",
+                "m3",
+                [level(2.0, 1.0), level(1.2, 1.08), level(0.7, 1.31), level(0.4, 1.74, beads=11.0)],
+            ),
+        ),
         failures=(failure(),),
         name="digits, MLP 64-30-10",
         config={"minima": 6, "seed": 0, "path": {"method": "string", "images": 21, "tol": 1e-4}},
@@ -275,6 +329,9 @@ def make():
         density=density,
         spectrum=spectrum,
         layers=layers,
+        saddle=saddle,
+        level=level,
+        level_set=level_set,
         counted=counted,
         realistic=realistic,
     )

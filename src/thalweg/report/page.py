@@ -337,9 +337,9 @@ def _level_sets(record: SurveyRecord, specs: dict[str, Figure]) -> str:
     drawn = []
     for k, found in enumerate(record.level_sets):
         caption = (
-            f"{pair(names, found.a, found.b)}: the lower the level, the longer the shortest "
-            "path found below it. Above: length over the straight distance, with the 95 % interval "
-            "over searches. Below: beads of the string, ends included."
+            f"{pair(names, found.a, found.b)}: paths found below each level. Above: length over "
+            "the straight distance, with the 95 % interval over searches. Below: beads of the "
+            "string, ends included."
         )
         spec = passes.level_set_figure(found)
         drawn.append(figure(f"levels-{k}", spec, specs, caption, "medium"))

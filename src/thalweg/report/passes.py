@@ -33,7 +33,11 @@ def merges(record: SurveyRecord) -> str:
     rows: list[list[Cell]] = []
     for support in best.merges:
         low, middle, high = support.spread
-        share = NONE if math.isnan(support.share) else f"{100 * support.share:.3g} %"
+        share = (
+            NONE
+            if math.isnan(support.share) or not support.confirmed
+            else f"{100 * support.share:.3g} %"
+        )
         rows.append(
             [
                 _word(pair(names, str(support.survivor), str(support.dying))),

@@ -32,7 +32,10 @@ LENNARD_JONES_MINIMA: dict[int, tuple[float, ...]] = {
 """Energies of the isomers, lowest first: all of them up to 7 atoms, the lowest for 13."""
 
 LENNARD_JONES_MERGES: dict[int, tuple[float, ...]] = {7: (-15.4447, -15.3199, -15.2834)}
-"""The energies at which the isomers of 7 atoms join, lowest first."""
+"""The energies at which the isomers of 7 atoms join, lowest first.
+
+From our own searches, not from print, to the digits given.
+"""
 
 LENNARD_JONES_PASSES: dict[int, tuple[float, ...]] = {
     7: (
@@ -40,7 +43,10 @@ LENNARD_JONES_PASSES: dict[int, tuple[float, ...]] = {
         *(-14.8164, -14.8111, -14.5969, -14.5681, -14.5486, -13.6338),
     )
 }
-"""The energies of the distinct saddles of index 1; Tsai and Jordan count 12 for 7 atoms."""
+"""The energies of the distinct saddles of index 1 that we know.
+
+All of them come from our own searches, none from print; no proof that there are no others.
+"""
 
 
 class Cluster(FunctionLandscape):
@@ -220,9 +226,8 @@ def lennard_jones(atoms: int) -> Cluster:
         ValueError: If `atoms` is below 2.
 
     References:
-        M. R. Hoare and P. Pal, Adv. Phys. 20 (1971) 161; C. J. Tsai and K. D. Jordan,
-        J. Phys. Chem. 97 (1993) 11227 (minima and passes up to 13 atoms); D. J. Wales and
-        J. P. K. Doye, J. Phys. Chem. A 101 (1997) 5111.
+        M. R. Hoare and P. Pal, Adv. Phys. 20 (1971) 161; D. J. Wales and J. P. K. Doye,
+        J. Phys. Chem. A 101 (1997) 5111 (the lowest minima).
 
     Example:
         >>> pair = lennard_jones(2)

@@ -75,9 +75,7 @@ def net_section(result: dict[str, Any]) -> list[str]:
     ]
     for part in result["budgets"]:
         rows = [
-            _row(
-                name, found, _said(part["verdicts"][name]) if name in part["verdicts"] else ["", ""]
-            )
+            _row(name, found, part["verdicts"].get(name, "ours"))
             for name, found in part["runs"].items()
         ]
         head = [f"budget {part['budget']}", "height", "length / straight", "passes", "time"]

@@ -231,9 +231,9 @@ def main(arguments: list[str] | None = None) -> int:
         if net.name in options.nets:
             result = measure_net(net, options)
             data["nets"].append(result)
-            show(result)
             if options.out:  # after each, so that a run that is cut short leaves what it has
                 options.out.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
+            show(result)
     return 0
 
 

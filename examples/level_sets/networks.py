@@ -42,12 +42,12 @@ class Size:
 
 
 SIZES = {
-    "cnn": Size(10_000, (0.45, 0.5, 0.6, 0.7, 0.85), 250, 40, 40, 12),
-    "lstm": Size(1_500, (7.0, 8.5, 10.0, 12.0, 15.0), 50, 150, 100, 12),
+    "cnn": Size(10_000, (0.45, 0.5, 0.6, 0.7, 0.85), 250, 40, 60, 12),
+    "lstm": Size(1_500, (7.0, 8.5, 10.0, 12.0, 15.0), 50, 150, 300, 12),
 }
 QUICK = {
-    "cnn": Size(200, (1.5, 2.0), 50, 40, 20, 8),
-    "lstm": Size(60, (17.0, 20.0), 15, 60, 20, 8),
+    "cnn": Size(200, (1.5, 2.0), 50, 40, 60, 8),
+    "lstm": Size(60, (17.0, 20.0), 15, 60, 200, 8),
 }
 
 
@@ -183,7 +183,7 @@ def experiment(
     options = {
         "lr": RATE / 2,
         "batch_size": size.batch_size,
-        "max_steps": 20 * per_epoch,
+        "max_steps": size.max_epochs * per_epoch,
         "max_gradients": size.max_gradients,
         "max_samples": size.max_samples,
         "tolerance": 0.02,

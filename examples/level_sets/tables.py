@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import searches
-from scipy import stats
 
 from thalweg.paths.laws import curviness_law
 
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#777777"
+SHIFTS = {BLUE: 0.97, ORANGE: 1.03, GREEN: 1.06}
+NAMES = {"raw": "as found", "shortened": "shortened", "beads": "beads"}
 QUADRATIC_LEVELS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.075, 0.1, 0.125)
 # Figure 1 of Freeman and Bruna, ICLR 2017, read off the vector figures of their repository.
 QUADRATIC_LENGTHS = (1.863, 1.753, 1.661, 1.650, 1.476, 1.329, 1.366, 1.291, 1.346, 1.270)
@@ -123,7 +124,7 @@ def _laws(kinds: dict[str, list[dict[str, Any]]]) -> list[str]:
 def figure(out: Path, name: str, file: Path) -> None:
     """Draw lengths and beads against the level, as `.html`, or as `.png` with chromium.
 
-    Bars are 95 % intervals: Student's, and two of the published standard errors.
+    Bars are standard errors, as published; ours are moved aside a little to be told apart.
     """
     from plotly.subplots import make_subplots
 
@@ -133,7 +134,7 @@ def figure(out: Path, name: str, file: Path) -> None:
         given = known[key]
         drawn.add_scatter(
             x=list(given), y=[y for y, _ in given.values()], name="published", mode="lines+markers",
-            error_y={"array": [2 * (e or 0.0) for _, e in given.values()]},
+            error_y={"array": [e or 0.0 for _, e in given.values()]},
             line={"color": GREY}, showlegend=place == 1, row=1, col=place,
         )  # fmt: skip
     curves = (
@@ -144,18 +145,23 @@ def figure(out: Path, name: str, file: Path) -> None:
         rows = searches.read(out, name, kind)
         levels = [x for x in sorted({r["level"] for r in rows}) if column(rows, x, key)]
         values = [column(rows, x, key) for x in levels]
-        reach = [stats.t.ppf(0.975, max(1, len(v) - 1)) * mean(v)[1] for v in values]
+        reach = [mean(v)[1] for v in values]
         drawn.add_scatter(
-            x=levels, y=[mean(v)[0] for v in values], name=f"{kind}, {key}", mode="lines+markers",
+            x=[SHIFTS[colour] * x for x in levels], y=[mean(v)[0] for v in values],
+            name=f"{kind}, {NAMES[key]}", mode="lines+markers",
             error_y={"array": [0.0 if math.isnan(r) else r for r in reach]},
             line={"color": colour}, showlegend=place == 1, row=1, col=place,
         )  # fmt: skip
     drawn.update_xaxes(type="log", title_text="level")
-    drawn.update_yaxes(type="log", title_text="length / straight distance", dtick="D1", col=1)
-    drawn.update_yaxes(type="log", title_text="beads", dtick="D2", col=2)
-    drawn.update_layout(template="plotly_white", width=1100, height=420, margin={"t": 20})
+    lengths = {"title_text": "length / straight distance", "tickvals": [1, 1.2, 1.5, 2, 2.5, 3]}
+    drawn.update_yaxes(type="log", **lengths, col=1)
+    drawn.update_yaxes(type="log", title_text="beads", tickvals=[3, 5, 10, 20, 50, 100], col=2)
+    drawn.update_layout(
+        template="plotly_white", width=1100, height=420, legend={"orientation": "h", "y": 1.12}
+    )
     file.parent.mkdir(parents=True, exist_ok=True)
     page = drawn.to_html(include_plotlyjs=True, config={"staticPlot": True})
+    page = page.replace("<head>", "<head><style>body { margin: 0; overflow: hidden }</style>", 1)
     if file.suffix == ".html":
         file.write_text(page, "utf-8")
         return

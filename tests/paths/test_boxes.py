@@ -147,6 +147,7 @@ def test_the_budget_is_kept_and_reported() -> None:
     assert 0.0 <= few.floor.loss <= 1.0  # what there is holds all the same
 
 
+@pytest.mark.slow
 def test_a_route_may_leave_the_region() -> None:
     """Round the wall, outside: a small region proves the way out and in, no more."""
     land = FunctionLandscape(
@@ -154,11 +155,11 @@ def test_a_route_may_leave_the_region() -> None:
     )
     a, b = torch.tensor([[-1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
     small = Region((-1.2, -0.5), (1.2, 0.5))
-    found = box_floor(land, a, b, region=small, max_boxes=400)
+    found = box_floor(land, a, b, region=small, max_boxes=1500)
     assert not found.converged
     assert "leaves the region" in found.note
     assert found.floor.loss <= 0.3 * 0.25 + 1e-12  # out at x1 = 0.5
-    walled = box_floor(land, a, b, region=Region(small.low, small.high, 9.0), max_boxes=400)
+    walled = box_floor(land, a, b, region=Region(small.low, small.high, 9.0), max_boxes=1500)
     assert walled.floor.loss > found.floor.loss
 
 

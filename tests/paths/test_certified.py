@@ -32,7 +32,7 @@ def random_land(seed: int, kind: str) -> tuple[ModelLandscape, Tensor]:
     model = nn.Sequential(*layers, nn.Linear(last, 2)).double()
     x = torch.randn(12, sizes[0], generator=g, dtype=torch.float64)
     y = torch.randn(12, 2, generator=g, dtype=torch.float64)
-    if "entropy" in kind:
+    if "entropy" in kind or ("either" in kind and seed // 2 % 2):
         land = ModelLandscape(model, F.cross_entropy, (x, (y[:, 0] > 0).long()))
     else:
         land = ModelLandscape(model, F.mse_loss, (x, y))
@@ -65,7 +65,7 @@ def test_tent_upper_is_the_highest_point_between_two_lines(low: float) -> None:
         assert found <= max(truth, g0, g1) + 1e-4
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_shallow_relu_is_exact(seed: int) -> None:
     land, corners = random_land(seed, "relu")
     found = bracket_maximum(land, corners)
@@ -342,10 +342,8 @@ def test_joined_maxima_are_worth_what_the_weaker_is() -> None:
 
 
 @pytest.mark.calibration
-@pytest.mark.parametrize("kind", ["relu", "deep relu", "deep tanh", "deep tanh entropy"])
-def test_certified_upper_ends_hold_the_truth(
-    calibration: Any, unchecked: None, kind: str
-) -> None:
+@pytest.mark.parametrize("kind", ["relu", "deep relu", "deep tanh, either loss"])
+def test_certified_upper_ends_hold_the_truth(calibration: Any, unchecked: None, kind: str) -> None:
     """Every one of them, and the median gap is at most 1 % of the range.
 
     Shape checks are off: they would take half of the time.

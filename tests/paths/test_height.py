@@ -117,6 +117,7 @@ def test_certified_brackets_hold_for_quartics_and_waves(seed: int) -> None:
         assert found.upper_kind == "certified"
 
 
+@pytest.mark.slow
 def test_the_estimated_kind_holds_on_smooth_random_functions() -> None:
     """Measured, not proven: random Fourier sums with wavelengths down to 4 initial spacings."""
     rng = np.random.default_rng(0)

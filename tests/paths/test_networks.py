@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path as File
@@ -51,10 +50,12 @@ class Case:
 
 
 def _everything(modules: tuple[nn.Module, ...]) -> list[Any]:
-    """Return all that a search must leave as it was, the global random numbers included."""
+    """Return all that a search must leave as it was, torch's and numpy's random numbers included.
+
+    Not Python's own: the shape checks draw from them.
+    """
     found: list[Any] = [
         torch.get_rng_state().clone(),
-        str(random.getstate()),
         str(np.random.get_state()),  # noqa: NPY002 (the global one)
         torch.get_default_dtype(),
         torch.is_grad_enabled(),
@@ -210,11 +211,11 @@ def test_a_killed_search_goes_on_from_its_checkpoint(
     def kill(part: float, message: str) -> None:
         nonlocal calls
         calls += 1
-        if calls == 12:
+        if calls == 5:
             raise KeyboardInterrupt
 
     options: dict[str, Any] = {
-        "max_gradients": BUDGET, "max_samples": 60, "seed": 0, "checkpoint": tmp_path / "state"
+        "max_gradients": BUDGET, "max_samples": 30, "seed": 0, "checkpoint": tmp_path / "state"
     }  # fmt: skip
     with pytest.raises(KeyboardInterrupt):
         connect(found.land, *found.ends, progress=kill, **options)

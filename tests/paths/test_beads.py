@@ -388,7 +388,7 @@ def test_resumed_is_unbroken_bit_for_bit(
             )
             break
         except KeyboardInterrupt:
-            stops, count = stops + 1, count + 8
+            stops, count = stops + 1, count + 4
     assert stops >= 3
     assert whole.shortened is not None
     assert parts.shortened is not None

@@ -92,7 +92,9 @@ def _modules(name: str) -> tuple[nn.Module, nn.Module, ModelLandscape]:
     modules = []
     for seed in (0, 1):
         module, *_ = tiny(name, seed=seed)
-        theta = train(land, land.vector(module), epochs=4, batch_size=65, lr=1e-2, seed=seed).theta
+        epochs, lr = (15, 5e-2) if name == "lstm" else (4, 1e-2)
+        theta = land.vector(module)
+        theta = train(land, theta, epochs=epochs, batch_size=65, lr=lr, seed=seed).theta
         land.load_into(module, theta)
         if name == "resnet":  # statistics of its own, as training leaves them: of one minibatch
             module.train()
@@ -162,7 +164,7 @@ def test_the_loss_as_shipped_is_what_the_module_itself_gives(
         shipped = found.land.as_shipped(module).value
         assert shipped == pytest.approx(fit + decay, abs=1e-6)
         if name == "resnet":  # its own statistics are those of 32 images
-            assert abs(shipped - float(loss)) > 1e-3
+            assert abs(shipped - float(loss)) > 1e-5
         else:
             assert shipped == pytest.approx(float(loss), abs=1e-6)
 

@@ -87,7 +87,7 @@ def test_files_that_are_no_checkpoints(model: nn.Module, data: Data, tmp_path: P
         torch.save(content, tmp_path / "other.pt")
         with pytest.raises(ValueError, match=r"other.pt holds no state dict: expected a mapping"):
             land.vector(tmp_path / "other.pt")
-    with pytest.raises(TypeError, match="takes a module, a state dict or a path"):
+    with pytest.raises(TypeError, match="expected a module, a state dict or a path"):
         land.vector(3)  # type: ignore[arg-type]
 
 

@@ -20,9 +20,9 @@ from thalweg.landscape.protocols import Landscape, for_evaluation
 from thalweg.landscape.seeding import Seed, make_generator
 from thalweg.paths.bead_search import BeadSearch, Rule, together
 from thalweg.paths.bead_training import How
-from thalweg.paths.path import Path, check_ends, measure
+from thalweg.paths.bead_verdict import judge
+from thalweg.paths.path import Path, check_ends
 from thalweg.paths.resume import Checkpoint, Progress, fingerprint, run
-from thalweg.paths.segments import joined
 from thalweg.paths.shorten import shorten as shorten_path
 
 __all__ = ["BeadString", "dynamic_string", "dynamic_strings"]
@@ -370,7 +370,7 @@ class _Request:
 
     def result(self, search: BeadSearch, progress: Progress | None) -> BeadString:
         """Measure and judge the string, and shorten it if so asked."""
-        path, verdict = _judge(search)
+        path, verdict = judge(search)
         ceiling, shortened = search.rule.ceiling, None
         wanted = self.shorten and verdict.yes and self.threshold is None
         if wanted and path.maximum.upper <= ceiling:
@@ -439,59 +439,3 @@ def _check_counts(
             raise ValueError(f"{name} must not be negative, got {value}")
     if max_steps < 1:
         raise ValueError(f"max_steps must be at least 1, got {max_steps}")
-
-
-def _judge(search: BeadSearch) -> tuple[Path, Verdict]:
-    """Measure the string and say what it shows."""
-    rule, links = search.rule, search.links
-    segments = [link.path for link in links if link.path is not None]
-    if len(segments) == len(links):
-        path = joined(segments)
-    else:
-        path = measure(
-            rule.land,
-            search.points,
-            tolerance=rule.tolerance,
-            max_samples=max(rule.max_samples, 4 * len(search.points)),
-        )
-        search.spent += path.cost
-    yes = search.outcome == "joined"
-    reason = _reason(search)
-    path = replace(
-        path,
-        method="dynamic string sampling",
-        converged=yes,
-        note=reason,
-        seed=search.seed,
-        cost=search.spent,
-    )
-    return path, Verdict("yes" if yes else "unresolved", reason, path, search.spent)
-
-
-def _reason(search: BeadSearch) -> str:
-    rule, high = search.rule, [link.high for link in search.links]
-    what = "loss" if rule.threshold is None else "threshold function"
-    parts = rule.parts
-    if search.outcome == "joined":
-        count = f"{len(search.points)} beads, ends included"
-        if parts is None:
-            return f"a string of {count}, stays at or below {rule.ceiling:.8g}, segment by segment"
-        return (
-            f"a string of {count}, has a {what} at or below {rule.ceiling:.8g} at {parts + 1} "
-            "points of each segment; between them nothing was looked at"
-        )
-    if search.outcome == "stuck":
-        value = next(v for v in search.values if not v <= rule.ceiling)
-        return (
-            f"a bead stands at {value:.8g} after up to {search.how.max_steps} steps, not at or "
-            f"below {rule.ceiling:.8g}; more steps, another seed or another rate may bring it down"
-        )
-    if search.outcome == "budget":
-        return f"the budget of {search.how.max_gradients} gradients is spent; raise max_gradients"
-    failed = [h for h, link in zip(high, search.links, strict=True) if not link.passed]
-    worst = next((h for h in failed if math.isnan(h)), max(failed))
-    return (
-        f"{len(failed)} of {len(high)} segments are not shown to stay at or below "
-        f"{rule.ceiling:.8g} after {search.rounds} rounds (the highest point seen: {worst:.8g}); "
-        "more rounds may join them, and that they are apart is not proven"
-    )

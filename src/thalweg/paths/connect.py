@@ -30,7 +30,8 @@ __all__ = ["Align", "Method", "connect"]
 Align = Callable[[Tensor, Tensor], Tensor]
 Method = Literal["auto", "line", "string", "band", "curve", "chain", "beads"]
 _METHODS = ("auto", "line", "string", "band", "curve", "chain", "beads")
-_BATCH = 64  # examples in a minibatch, where it is left to us
+_BATCH = 64  # examples in a minibatch at least, where it is left to us
+_MOST_IN_BATCH = 256  # a smaller one is no faster on a small network
 _ON_CURVE = 0.8  # of the budget, where a string relaxes the curve afterwards
 _STEPS = 20  # of the string are the fewest that are worth it then
 _BELOW = 0.5  # of the budget, for a string of beads below the level
@@ -227,7 +228,8 @@ def connect(
             over all the data; on a minibatch one counts as its share. Brackets come on top.
         max_samples: Largest number of evaluations for the bracket.
         batch_size: Examples in a minibatch of the band, the curve and the beads; None takes
-            all the data. ``"auto"`` takes 64 where there are at least twice as many.
+            all the data. ``"auto"`` takes an eighth of the examples, but 64 to 256 of them, where
+            there are at least 128.
         seed: An integer repeats the path bit for bit.
         checkpoint: Keeps the state of each stage in ``FILE.stage``: killed and run again,
             the call goes on from there and ends at the same path.
@@ -312,8 +314,9 @@ def connect(
 def _batch(land: Landscape, batch_size: int | Literal["auto"] | None) -> int | None:
     """Return the examples in a minibatch, or None for all of them."""
     if batch_size == "auto":
-        many = isinstance(land, FiniteSum) and land.examples >= 2 * _BATCH
-        return _BATCH if many else None
+        if not (isinstance(land, FiniteSum) and land.examples >= 2 * _BATCH):
+            return None
+        return min(_MOST_IN_BATCH, max(_BATCH, land.examples // 8))
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     return batch_size

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from thalweg.estimate import Bound, BoundKind
 from thalweg.landscape.enclosure import NoEnclosure, enclose
-from thalweg.landscape.protocols import Landscape
+from thalweg.landscape.protocols import Landscape, for_evaluation
 from thalweg.paths.certified import Proof, affordable, enclosed_maximum, exact_maximum
 from thalweg.paths.sampling import Intervals, Polyline, chord_upper, sample_maximum, tangent_upper
 
@@ -151,6 +151,15 @@ def bracket_maximum(
         words = f"{bound.method}; certified not to exceed {cap.upper:.6g}"
         bound = replace(bound, upper=upper, method=words)
     return replace(found, maximum=bound)
+
+
+def provable(land: Landscape) -> bool:
+    """Say whether maxima may be proven: whether the landscape under evaluation is enclosed."""
+    try:
+        enclose(for_evaluation(land))
+    except NoEnclosure:
+        return False
+    return True
 
 
 def _proven(

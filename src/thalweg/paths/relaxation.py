@@ -13,6 +13,7 @@ from thalweg.estimate import Cost
 from thalweg.landscape.minibatches import Minibatches
 from thalweg.landscape.protocols import FiniteSum, Landscape
 from thalweg.landscape.seeding import Seed
+from thalweg.paths.height import Bounds, provable
 from thalweg.paths.images import Images, advance, drift, enter, equal_arcs, nudge, spacing
 from thalweg.paths.line import line
 from thalweg.paths.path import Path, check_ends, measure
@@ -344,13 +345,14 @@ class Relaxation:
             self.measured = (x, self.bracket(x))
         return self.measured[1]
 
-    def bracket(self, x: Tensor) -> Path:
-        """Bracket the height of some images."""
+    def bracket(self, x: Tensor, bounds: Bounds = "estimated") -> Path:
+        """Bracket the height of some images; proofs are left for the path that is returned."""
         path = measure(
             self.land,
             x,
             tolerance=self.options.worth,
             max_samples=max(self.options.max_samples, 4 * len(x)),
+            bounds=bounds,
             method=self.name,
         )
         self.bracketing += path.cost
@@ -440,6 +442,8 @@ def lowest(search: Relaxation, start: Path) -> Path:
         found = start
         passes, note = _judge(search, start)
         note = f"no {search.name} came below the path that it started from; {note}"
+    elif provable(search.land):
+        found = search.bracket(found.points, "auto")
     return replace(
         found,
         method=search.name,

@@ -31,6 +31,8 @@ def check_segment(
 ) -> Path:
     """Bracket a segment's maximum, as finely as it takes to compare it with a ceiling.
 
+    The upper end is estimated; what can be proven is proven of the whole path that is found.
+
     Args:
         land: The landscape.
         left: One end, `(dim,)`.
@@ -53,6 +55,7 @@ def check_segment(
         tolerance=tolerance or 0.0,
         max_samples=max_samples,
         initial=initial,
+        bounds="estimated",
         level=ceiling,
     )
 

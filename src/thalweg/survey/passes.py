@@ -78,7 +78,7 @@ def level_sets(
     before = land.cost
     path, straight = measure(land, points), line(land, points[0], points[-1])
     if straight.height.upper <= straight.worth():
-        return Levelled(*job.minima, (), _NO_CLIMB, land.cost - before)
+        return Levelled(job.minima[0], job.minima[1], (), _NO_CLIMB, land.cost - before)
     found = level_set_geometry(
         land,
         points[0],
@@ -103,7 +103,7 @@ def level_sets(
         )
         for row in found.rows
     )
-    return Levelled(*job.minima, rows, found.method, land.cost - before)
+    return Levelled(job.minima[0], job.minima[1], rows, found.method, land.cost - before)
 
 
 def _levels(low: float, high: float, count: int) -> list[float]:

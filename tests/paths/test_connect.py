@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from thalweg.landscape import FunctionLandscape
+from thalweg.landscape.separators import Separator
 from thalweg.paths import Path, connect, is_connected, line
 
 Make = Callable[..., Any]  # a closed form by its parameters, from conftest
@@ -139,3 +140,53 @@ def test_the_verdicts_cost_is_what_was_spent() -> None:
     before = land.cost
     verdict = is_connected(land, A, B, 0.1, seed=0)
     assert verdict.cost == land.cost - before
+
+
+@pytest.mark.parametrize("method", ["string", "band", "curve", "chain", "beads"])
+def test_every_method_goes_round_the_ring(method: str) -> None:
+    level = 0.5 if method == "beads" else None
+    path = connect(RING, A, B, method=method, level=level, seed=0)  # type: ignore[arg-type] # one of them
+    assert path.maximum.upper <= 0.5
+    assert torch.equal(path.points[0], A)
+    assert torch.equal(path.points[-1], B)
+    assert path.method == {"curve": "bezier"}.get(method, method)
+
+
+def test_beads_want_a_level_and_batches_examples() -> None:
+    with pytest.raises(ValueError, match="beads are put below a level: give level="):
+        connect(RING, A, B, method="beads")
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        connect(RING, A, B, batch_size=0)
+    with pytest.raises(ValueError, match="max_gradients must be at least 1, got 0"):
+        connect(RING, A, B, max_gradients=0)
+
+
+def test_a_separating_set_is_the_barriers_floor() -> None:
+    well = FunctionLandscape(lambda x: (x[0] ** 2 - 1) ** 2 + x[1] ** 2, 2)
+    wall = Separator("x0 = 0", lambda x: x[0], 1.0, "exact", "L = 1 + x1^2 there")
+    path = connect(well, A, B, separators=[wall], seed=0)
+    assert path.floor is not None
+    assert path.barrier.lower == 1.0
+    assert path.barrier.lower_kind == "exact"
+    assert path.barrier.upper == pytest.approx(1.0, rel=1e-6)
+    false = Separator("x0 = 0", lambda x: x[0], 3.0, "exact", "a claim that is wrong")
+    with pytest.raises(ValueError, match="claims a loss of at least 3"):
+        connect(well, A, B, separators=[false], seed=0)
+
+
+def test_a_gauge_adds_the_search_between_the_chosen_ends() -> None:
+    net = FunctionLandscape(lambda x: (x[0] * x[1] - 1) ** 2, dim=2)
+    ends = torch.tensor([[4.0, 0.25], [0.6, 2.0]], dtype=torch.float64)
+    path = connect(net, *ends, gauge=lambda x: x.prod().abs().sqrt() * torch.sign(x), method="line")
+    assert path.balanced is not None
+    assert path.height.lower > 2 > 1e-3 > path.balanced.height.upper
+    assert path.balanced.length < path.length
+
+
+@pytest.mark.parametrize("level", [-0.2, 0.0])
+def test_levels_need_not_be_positive(level: float) -> None:
+    """A loss that may be negative: beads are counted from the higher end."""
+    land = FunctionLandscape(lambda x: ((x**2).sum() - 1) ** 2 - 0.5, 2)
+    path = connect(land, A, B, method="beads", level=level, seed=0)
+    assert path.converged
+    assert path.maximum.upper <= level

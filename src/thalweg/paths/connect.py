@@ -36,6 +36,7 @@ _ON_CURVE = 0.8  # of the budget, where a string relaxes the curve afterwards
 _STEPS = 20  # of the string are the fewest that are worth it then
 _BELOW = 0.5  # of the budget, for a string of beads below the level
 _BENDS = {"bezier": 2, "chain": 3}
+_MARGIN = 0.05  # of the level, below which beads are trained where an end lies at it
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class _Search:
             self.land,
             *self.ends,
             level,
-            base=min(0.0, level - 1.0) if level <= 0 else 0.0,
+            base=_base(self.straight.base, level),
             max_gradients=budget,
             tolerance=self.tolerance,
             batch_size=self.batch_size,
@@ -376,6 +377,11 @@ def _low_enough(path: Path, level: float | None, tolerance: float | None) -> boo
     if level is not None:
         return path.maximum.upper <= level
     return path.height.upper <= path.worth(tolerance)
+
+
+def _base(ends: float, level: float) -> float:
+    """Return the loss from which a level's height is counted: the higher end, if it is lower."""
+    return ends if ends < level else level - _MARGIN * max(abs(level), 1e-12)
 
 
 def _lower(one: Path, other: Path) -> Path:

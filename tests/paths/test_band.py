@@ -86,6 +86,7 @@ def test_the_wrong_sign_of_the_tangent_misses_the_pass(monkeypatch: pytest.Monke
     assert abs(path.maximum.lower + 72.248940112325) > 1e-3
 
 
+@pytest.mark.slow
 def test_camelback_seven_passes() -> None:
     """All fifteen pairs of minima, for less than the string takes."""
     land = six_hump_camelback()
@@ -175,6 +176,7 @@ def trained(digits_network: Make) -> tuple[Landscape, Tensor, Tensor]:
     return land, a, b
 
 
+@pytest.mark.slow
 def test_below_autoneb_at_equal_budget(trained: tuple[Landscape, Tensor, Tensor]) -> None:
     """A tenth of the published schedule's height at 600 gradients, and far below the line."""
     land, a, b = trained

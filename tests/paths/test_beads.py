@@ -371,7 +371,7 @@ def digits() -> tuple[ModelLandscape, Tensor, Tensor, float, float]:
     return land, a, b, straight.base, straight.height.lower
 
 
-@pytest.mark.parametrize("batch_size", [None, 25])
+@pytest.mark.parametrize("batch_size", [None, pytest.param(25, marks=pytest.mark.slow)])
 def test_resumed_is_unbroken_bit_for_bit(
     batch_size: int | None, digits: Any, tmp_path: FilePath
 ) -> None:

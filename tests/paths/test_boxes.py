@@ -122,6 +122,7 @@ def test_camelback(i: int, j: int, truth: float) -> None:
     check_floor(found, truth, land.minima[j].value)
 
 
+@pytest.mark.slow
 def test_a_level_ends_the_search_either_way() -> None:
     land = double_well(2)
     a, b = map(land.vector, land.minima)
@@ -213,6 +214,7 @@ def test_given_constants_serve_any_landscape() -> None:
         box_floor(land, a, b)  # type: ignore[arg-type] # its shape is enough
 
 
+@pytest.mark.slow
 def test_the_result_reads_and_repeats() -> None:
     land = double_well(1)
     before = land.cost

@@ -21,7 +21,12 @@ from thalweg.paths import Path, connect
 from thalweg.paths.along import along
 from thalweg.zoo import digits, tiny
 
-NAMES = ("mlp", "resnet", "lstm", "transformer")
+NAMES = (
+    "mlp",
+    "transformer",
+    pytest.param("resnet", marks=pytest.mark.slow),
+    pytest.param("lstm", marks=pytest.mark.slow),
+)
 BUDGET = 40
 PENALTY = 1e-3
 

@@ -53,6 +53,7 @@ def test_a_basin_without_a_pass() -> None:
     assert "raise tries" in str(found)
 
 
+@pytest.mark.slow
 def test_hits_seeds_cost_and_progress() -> None:
     land = muller_brown()
     start = land.vector(land.minima[2])

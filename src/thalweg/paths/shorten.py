@@ -33,7 +33,7 @@ _STALLED = 3  # sweeps without a gain that end a stage
 _SWEEPS = 100  # most sweeps of a stage
 _NUMBERS = (  # of a search on its way
     *("length", "former", "margin", "tau", "phase", "place", "removed", "refined", "last"),
-    *("sweeps", "stalled", "failures", "gradients"),
+    *("sweeps", "stalled", "failures", "gradients", "whole"),
 )
 
 
@@ -135,6 +135,7 @@ class _Search:
         self.sweeps = self.stalled = self.failures = 0
         self.gradients, self.spent = 0.0, Cost()
         self.last = False  # whether the corners are being left out for the last time
+        self.whole = False  # whether minibatches have done what they can
 
     @property
     def finished(self) -> bool:
@@ -181,7 +182,7 @@ class _Search:
             self.former, self.refined = self.length, False
             self._to_relax(self.points)
         elif self.refined:
-            self._to_prune(last=True)
+            self._to_finish()
         else:
             self._refine()
 
@@ -190,7 +191,7 @@ class _Search:
         self.checked, self.failures = [], self.failures + 1
         if self.failures > 6 or not math.isfinite(path.maximum.upper):
             if self.best and not self.last:
-                self._to_prune(last=True)
+                self._to_finish()
             else:
                 self.phase = "done"
             return
@@ -204,6 +205,15 @@ class _Search:
         self.points, self.chain, self.phase = points, None, "relax"
         self.sweeps = self.stalled = 0
         self.tau = max(self.tau, self.rate)
+
+    def _to_finish(self) -> None:
+        """Leave corners out for the last time; after minibatches, go on with all the data first."""
+        if self.whole or self.batches.per_epoch == 1:
+            self._to_prune(last=True)
+            return
+        self.whole, self.refined, self.failures = True, False, 0
+        self.margin = _MARGIN * (self.level - self.floor)
+        self._to_prune()
 
     def _to_prune(self, *, last: bool = False) -> None:
         self.phase, self.place, self.removed, self.last = "prune", 1, False, last
@@ -253,7 +263,7 @@ class _Search:
         beside[1:] |= turns
         beside[:-1] |= turns
         if not bool(beside.any()) or len(self.points) + int(beside.sum()) > _CORNERS:
-            self._to_prune(last=True)
+            self._to_finish()
             return
         rows = [self.points[0]]
         for i, split in enumerate(beside.tolist()):
@@ -263,7 +273,7 @@ class _Search:
         self._to_relax(torch.stack(rows))
 
     def _linearised(self, points: Tensor) -> _Chain:
-        batch = self.batches.draw()
+        batch = self.land if self.whole else self.batches.draw()
         chain = _linearise(self.view, batch, points)
         each = share_of(batch, self.land) + (0 if batch is self.view else _LOSS)
         self.gradients += len(chain.losses) * each
@@ -381,8 +391,9 @@ def shorten(
         tolerance: Relative gain of a stage below which it is not repeated; 1e-3 by default.
         rate: Weight of the shortening against the proximal term in the first step; it
             adapts.
-        batch_size: Examples for the gradients of one step of the corners; None takes all.
-            Losses are always of all the data.
+        batch_size: Examples for the gradients of one step of the corners, until that gains
+            nothing more; the rest of the budget uses all the data, as losses always do. None
+            takes all from the start.
         max_samples: Evaluations for the bracket of one segment.
         seed: Of the minibatches.
         checkpoint: A file to go on from.

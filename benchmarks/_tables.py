@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from _docs import replace_marked
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -170,14 +171,5 @@ def _describe(result: dict[str, Any]) -> str:
 
 
 def rewrite(path: Path, data: dict[str, Any]) -> None:
-    """Replace the marked section of a document.
-
-    Raises:
-        ValueError: If the document lacks the marks.
-    """
-    text = path.read_text("utf-8")
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{path.name} lacks the marks {BEGIN} and {END}")
-    path.write_text(f"{head}{BEGIN}\n\n{markdown(data)}\n\n{END}{tail}", "utf-8")
+    """Replace the marked section of a document, which must have the marks."""
+    replace_marked(path, BEGIN, END, markdown(data))

@@ -11,6 +11,7 @@ two sides, which is what the mean value theorem needs of a Lipschitz function.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -120,19 +121,19 @@ def _largest(x: Tensor) -> Tensor:
     return x.abs().amax(dim=tuple(range(2, x.ndim)), keepdim=True)
 
 
-class _Linear:
+class _Linear(ABC):
     """What a linear layer and a convolution share: products of weights with entries."""
 
     def __init__(self, weight: str, bias: str | None) -> None:
         self.weight, self.bias = weight, bias
 
+    @abstractmethod
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         """Return the layer's product of entries `(intervals, examples, ...)` and weights."""
-        raise NotImplementedError
 
+    @abstractmethod
     def spread_out(self, bias: Tensor, ndim: int) -> Tensor:
         """Reshape a bias `(..., outputs)` to broadcast over the outputs."""
-        raise NotImplementedError
 
     def _bias(self, segment: Segment, ndim: int) -> tuple[Tensor | float, Tensor | float]:
         if self.bias is None:

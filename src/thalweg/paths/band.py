@@ -213,17 +213,13 @@ def band(
         max_gradients: Largest number of gradients and HVPs that the search may take (a
             climb in progress is finished); a gradient on a share of the data counts as
             that share. Losses and the bracket (`max_samples`) come on top.
-        tol: The gradient norm at the pass.
-        tolerance: A difference in loss that does not matter: width of the bracket; by
-            default 1e-3 of the range of the losses along `start`.
+        tol: See `string`, as for `tolerance`, `max_samples` and `batch_size`.
+        tolerance: A difference in loss that does not matter.
         max_samples: Largest number of evaluations for the bracket.
-        batch_size: Examples per step, one minibatch for all images; the steps shrink to
-            nothing over four fifths of the budget, and the rest of it, climbs among it,
-            uses all the data. By default all the data from the start.
+        batch_size: Examples per step, one minibatch for all images.
         seed: Draws the minibatches, and bends the first band by 1e-3 of its length, so
             that no symmetry holds it.
-        checkpoint: A file that keeps the search's state: run again after an interrupt, it
-            goes on and ends at the same result bit for bit.
+        checkpoint: A file that keeps the search's state; see `string`.
         progress: Called with a fraction in [0, 1] and a message.
 
     Returns:

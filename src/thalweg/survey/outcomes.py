@@ -8,7 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thalweg.estimate import Bound, Cost, Estimate
-from thalweg.survey.records import EigenRecord, LayerRecord, LevelRecord, SpectrumRecord
+from thalweg.survey.records import (
+    EigenRecord,
+    LayerRecord,
+    LevelRecord,
+    RefinedTop,
+    SpectrumRecord,
+)
 
 __all__ = ["Connected", "Found", "Levelled", "Measured", "Outcome", "Refined"]
 
@@ -67,23 +73,9 @@ class Connected:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Refined:
+class Refined(RefinedTop):
     """What the highest point of a path is, and where; `theta` is the point."""
 
-    a: str
-    b: str
-    answer: str
-    reason: str
-    top: Bound
-    loss: float
-    gradient_norm: float
-    value: Bound | None
-    index: Bound
-    zero: Bound
-    flat: float
-    lowest: EigenRecord
-    flatness: float
-    distance: float
     theta: Float[Tensor, " dim"]
     cost: Cost
 

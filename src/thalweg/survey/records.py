@@ -17,6 +17,7 @@ __all__ = [
     "LevelSetRecord",
     "MinimumRecord",
     "PathRecord",
+    "RefinedTop",
     "SaddleRecord",
     "SpectrumRecord",
     "SurveyRecord",
@@ -198,7 +199,7 @@ class PathRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class SaddleRecord:
+class RefinedTop:
     """What the highest point of the lowest path between two minima refined to.
 
     Args:
@@ -217,8 +218,6 @@ class SaddleRecord:
         flatness: How flat the gradient is: 0 where a Newton step would end at a critical
             point, 1 where it changes nothing (Frye et al. 2021).
         distance: Estimated distance to the critical point.
-        cost: What it took.
-        seconds: Wall-clock time of the same.
     """
 
     a: str
@@ -235,6 +234,12 @@ class SaddleRecord:
     lowest: EigenRecord
     flatness: float
     distance: float
+
+
+@dataclass(frozen=True, slots=True)
+class SaddleRecord(RefinedTop):
+    """A refined top, what it took, and the wall-clock time of the same."""
+
     cost: Cost
     seconds: float
 

@@ -1,0 +1,1 @@
+"""Spectra of random matrices: exact laws, samples of them, and fits to what was measured."""

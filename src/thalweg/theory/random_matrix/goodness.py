@@ -1,0 +1,155 @@
+r"""How far a measured spectrum is from a law, and how far a spectrum of the law would be.
+
+Eigenvalues repel one another, so their empirical distribution strays from the law by
+$O(\log n / n)$ and not by $n^{-1/2}$ as independent samples do: the textbook Kolmogorov-Smirnov
+p-value would accept nearly anything. Distances are judged here by matrices drawn from the
+ensemble at the same size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from thalweg.theory.random_matrix.semicircle import Law
+
+__all__ = ["WeightedSpectrum", "ks_distance", "law_quantiles", "law_rule", "wasserstein_distance"]
+
+Array = NDArray[np.float64]
+
+_RULE = 256
+_GRID = 1025
+_REACH = 5.0
+
+
+@dataclass(frozen=True, eq=False)
+class WeightedSpectrum:
+    r"""A spectrum as values with weights: eigenvalues, or the nodes of Lanczos chains.
+
+    Args:
+        values: Where, `(k,)`, ascending.
+        weights: The share of each, `(k,)`, adding up to one.
+        single: Which values are eigenvalues known one by one, `(k,)`.
+        size: How many eigenvalues they stand for.
+        broadening: The standard deviation of the Gaussian that distances are taken under.
+        probes: How many random starts the weights come from; 0 where they are exact.
+    """
+
+    values: Array
+    weights: Array
+    single: NDArray[np.bool_]
+    size: int
+    broadening: float = 0.0
+    probes: int = 0
+
+    @classmethod
+    def of(cls, eigenvalues: Array) -> WeightedSpectrum:
+        """Return the spectrum of all eigenvalues of a matrix."""
+        values, n = np.sort(eigenvalues), len(eigenvalues)
+        return cls(values, np.full(n, 1 / n), np.ones(n, bool), n)
+
+    def without(self, position: int) -> WeightedSpectrum:
+        """Return the spectrum less one eigenvalue."""
+        weights = np.delete(self.weights, position)
+        return replace(
+            self,
+            values=np.delete(self.values, position),
+            weights=weights / weights.sum(),
+            single=np.delete(self.single, position),
+            size=self.size - 1,
+        )
+
+    def cumulants(self) -> tuple[float, float, float]:
+        """Return the mean, the variance and the third central moment: free cumulants."""
+        mean = float(self.weights @ self.values)
+        away = self.values - mean
+        return mean, float(self.weights @ away**2), float(self.weights @ away**3)
+
+    def cdf(self, x: Array) -> Array:
+        """Return the broadened share of eigenvalues below each point."""
+        if self.broadening:
+            return _smoothed(x, self.values, self.weights, self.broadening)
+        total = np.concatenate([[0.0], np.cumsum(self.weights)])
+        return np.asarray(total[np.searchsorted(self.values, x, side="right")])
+
+
+def _smoothed(x: Array, nodes: Array, weights: Array, width: float) -> Array:
+    return np.asarray(special.ndtr((x[:, None] - nodes) / width) @ weights)
+
+
+def law_rule(law: Law, points: int = _RULE) -> tuple[Array, Array]:
+    """Return nodes and weights that integrate smooth functions against the law."""
+    nodes, weights = [np.zeros(1)], [np.array([law.atom])]
+    angle = (np.arange(points) + 0.5) * math.pi / points
+    for low, high in law.support:
+        half = (high - low) / 2
+        x = low + half * (1 - np.cos(angle))
+        nodes.append(x)
+        weights.append(law.density(x) * half * np.sin(angle) * math.pi / points)
+    return np.concatenate(nodes), np.concatenate(weights)
+
+
+def law_quantiles(law: Law, count: int) -> Array:
+    """Return `count` points, each with the same share of the law around it."""
+    low, high = law.support[0][0], law.support[-1][1]
+    if law.atom:
+        low = min(low, 0.0)
+    x = low + (high - low) * (1 - np.cos(np.linspace(0, math.pi, 4 * _GRID))) / 2
+    share = (np.arange(count) + 0.5) / count
+    return np.asarray(np.interp(share, law.cdf(x), x))
+
+
+def ks_distance(spectrum: WeightedSpectrum, law: Law) -> float:
+    r"""Return $\sup_x |F_n(x) - F(x)|$, both broadened alike.
+
+    Args:
+        spectrum: What was measured.
+        law: The law; an atom at zero is compared on both of its sides.
+
+    Example:
+        >>> from thalweg.theory.random_matrix.semicircle import Semicircle, semicircle_quantile
+        >>> middles = semicircle_quantile((np.arange(10) + 0.5) / 10)
+        >>> round(ks_distance(WeightedSpectrum.of(middles), Semicircle()), 9)  # half a step
+        0.05
+    """
+    if spectrum.broadening:
+        x = _grid(spectrum, law)
+        expected = _smoothed(x, *law_rule(law), spectrum.broadening)
+        return float(np.abs(spectrum.cdf(x) - expected).max())
+    tiny = 1e-12 * float(np.abs(spectrum.values).max())
+    values = np.where(np.abs(spectrum.values) <= tiny, 0.0, spectrum.values)
+    at, first = np.unique(values, return_index=True)
+    total = np.concatenate([[0.0], np.cumsum(spectrum.weights)])
+    below, upto = total[first], total[np.append(first[1:], len(values))]
+    right = law.cdf(at)
+    left = right - law.atom * (at == 0)
+    return float(max(np.abs(upto - right).max(), np.abs(below - left).max()))
+
+
+def wasserstein_distance(spectrum: WeightedSpectrum, law: Law) -> float:
+    r"""Return $\int |F_n(x) - F(x)| dx$, both broadened alike, in the units of an eigenvalue.
+
+    Args:
+        spectrum: What was measured.
+        law: The law.
+    """
+    x = _grid(spectrum, law)
+    middle = (x[1:] + x[:-1]) / 2
+    expected = (
+        _smoothed(middle, *law_rule(law), spectrum.broadening)
+        if spectrum.broadening
+        else law.cdf(middle)
+    )
+    return float(np.abs(spectrum.cdf(middle) - expected) @ np.diff(x))
+
+
+def _grid(spectrum: WeightedSpectrum, law: Law) -> Array:
+    margin = _REACH * spectrum.broadening
+    low = min(law.support[0][0], float(spectrum.values[0])) - margin
+    high = max(law.support[-1][1], float(spectrum.values[-1])) + margin
+    even = np.linspace(low, high, _GRID)
+    return even if spectrum.broadening else np.union1d(even, spectrum.values)

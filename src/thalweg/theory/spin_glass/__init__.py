@@ -1,0 +1,1 @@
+"""The spherical spin glass: a random landscape, and what is known of it exactly."""

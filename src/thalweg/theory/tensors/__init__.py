@@ -1,0 +1,1 @@
+"""Tensors whose landscapes are known: orthogonally decomposable ones, and a spike in noise."""

@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.datasets import load_digits
-from torch import Tensor
+from torch import Tensor, nn
 
-from thalweg.landscape import FunctionLandscape
+from thalweg.landscape import FunctionLandscape, ModelLandscape
+from thalweg.optim import minimise
 
 
 def _scalar_linear_net(decay: float) -> FunctionLandscape:
@@ -55,6 +57,26 @@ def _digits_network() -> FunctionLandscape:
     )
 
 
+def _digits_pair(
+    hidden: int, examples: int, max_gradients: int
+) -> tuple[ModelLandscape, Tensor, Tensor]:
+    """A ReLU network of 64-hidden-10 units on digits, and two minima, roughly."""
+    pixels, labels = load_digits(return_X_y=True)
+    x, y = torch.tensor(pixels[:examples] / 16, dtype=torch.float32), torch.tensor(labels)
+    model = nn.Sequential(nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10))
+    land = ModelLandscape(model, F.cross_entropy, (x, y[:examples]), penalty=1e-3)
+    a, b = (
+        minimise(
+            land,
+            land.start(torch.Generator().manual_seed(seed)),
+            tol=1e-3,
+            max_gradients=max_gradients,
+        ).theta
+        for seed in (0, 1)
+    )
+    return land, a, b
+
+
 @pytest.fixture(scope="session")
 def scalar_linear_net() -> Callable[[float], FunctionLandscape]:
     return _scalar_linear_net
@@ -73,3 +95,8 @@ def rayleigh() -> Callable[[list[float]], FunctionLandscape]:
 @pytest.fixture(scope="session")
 def digits_network() -> Callable[[], FunctionLandscape]:
     return _digits_network
+
+
+@pytest.fixture(scope="session")
+def digits_pair() -> Callable[[int, int, int], tuple[ModelLandscape, Tensor, Tensor]]:
+    return _digits_pair

@@ -12,13 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from torch import Tensor
 
 from thalweg.landscape import FunctionLandscape, ModelLandscape
 from thalweg.landscape.minibatches import Minibatches
-from thalweg.optim import minimise
 from thalweg.paths import bead_training, line, measure
 from thalweg.paths.bead_search import BeadSearch, Rule
 from thalweg.paths.bead_training import How
@@ -355,18 +352,9 @@ class _Stop:
 
 
 @pytest.fixture(scope="module")
-def digits() -> tuple[ModelLandscape, Tensor, Tensor, float, float]:
+def digits(digits_pair: Make) -> tuple[ModelLandscape, Tensor, Tensor, float, float]:
     """A small network on digits, two minima, the ends' loss and the line's height above it."""
-    pixels, labels = load_digits(return_X_y=True)
-    x, y = torch.tensor(pixels[:100] / 16, dtype=torch.float32), torch.tensor(labels[:100])
-    model = nn.Sequential(nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 10))
-    land = ModelLandscape(model, F.cross_entropy, (x, y), penalty=1e-3)
-    a, b = (
-        minimise(
-            land, land.start(torch.Generator().manual_seed(s)), tol=1e-3, max_gradients=100
-        ).theta
-        for s in (0, 1)
-    )
+    land, a, b = digits_pair(6, 100, 100)
     straight = line(land, a, b)
     return land, a, b, straight.base, straight.height.lower
 

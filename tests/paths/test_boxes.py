@@ -99,6 +99,44 @@ def test_double_well(dim: int) -> None:
     check_floor(box_floor(land, *map(land.vector, land.minima)), 2.0, 0.0)
 
 
+def _camelback_and_bowl() -> tuple[FunctionLandscape, Tensor, Tensor, float, float]:
+    plane = six_hump_camelback()
+    land = FunctionLandscape(lambda x: plane.f(x[:2]) + x[2] ** 2, 3)
+    flat = torch.zeros(1, dtype=torch.float64)
+    a, b = (torch.cat([plane.vector(point), flat]) for point in plane.minima[:2])
+    return land, a, b, 0.0, plane.minima[1].value
+
+
+def _bent_well() -> tuple[FunctionLandscape, Tensor, Tensor, float, float]:
+    def loss(x: Tensor) -> Tensor:
+        return (x[0] ** 2 - 1) ** 2 + (x[1] - 0.3 * x[0] ** 2) ** 2 + (x[2] - 0.2 * x[0]) ** 2
+
+    ends = torch.tensor([[-1.0, 0.3, -0.2], [1.0, 0.3, 0.2]], dtype=torch.float64)
+    return FunctionLandscape(loss, 3), ends[0], ends[1], 1.0, 0.0
+
+
+def _turned_well() -> tuple[FunctionLandscape, Tensor, Tensor, float, float]:
+    mixed = torch.tensor([[1.0, 0.3, -0.2], [0.1, 1.0, 0.4], [0.5, -0.3, 1.0]])
+    turn = torch.linalg.qr(mixed.double()).Q
+
+    def loss(x: Tensor) -> Tensor:
+        y = turn @ x
+        return (y[0] ** 2 - 1) ** 2 + 2 * y[1] ** 2 + 3 * y[2] ** 2
+
+    return FunctionLandscape(loss, 3), -turn[0], turn[0], 1.0, 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [_camelback_and_bowl, _bent_well, _turned_well])
+def test_three_dimensions_to_a_hundredth(
+    make: Callable[[], tuple[FunctionLandscape, Tensor, Tensor, float, float]],
+) -> None:
+    land, a, b, truth, base = make()
+    found = box_floor(land, a, b, tolerance=1e-2 * (truth - base))
+    check_floor(found, truth, base, relative=1e-2)
+    assert found.boxes < 3000
+
+
 def test_a_fault_in_the_floor_would_be_seen() -> None:
     land = double_well(1, height=2.0)
     found = box_floor(land, *map(land.vector, land.minima))

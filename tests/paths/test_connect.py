@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from importlib import import_module
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from thalweg.landscape import FunctionLandscape
 from thalweg.landscape.separators import Separator
-from thalweg.paths import Path, connect, is_connected, line
+from thalweg.paths import Path, connect, is_connected, line, measure
 
 Make = Callable[..., Any]  # a closed form by its parameters, from conftest
 
@@ -159,6 +160,116 @@ def test_beads_want_a_level_and_batches_examples() -> None:
         connect(RING, A, B, batch_size=0)
     with pytest.raises(ValueError, match="max_gradients must be at least 1, got 0"):
         connect(RING, A, B, max_gradients=0)
+
+
+def test_a_path_measured_already_is_not_measured_again() -> None:
+    land = FunctionLandscape(lambda x: ((x**2).sum() - 1) ** 2, 2)
+    straight = line(land, A, B)
+    before = land.cost
+    assert connect(land, A, B, method="line", start=straight).points is straight.points
+    assert connect(land, A, B, start=straight, level=1.01).points is straight.points
+    assert land.cost == before
+    whole = connect(land, A, B, seed=3)
+    before = land.cost
+    path = connect(land, A, B, start=straight, seed=3)
+    assert torch.equal(path.points, whole.points)
+    assert path.cost == whole.cost == straight.cost + (land.cost - before)
+    on = connect(land, A, B, start=path, level=path.maximum.upper)
+    assert on.points is path.points
+    assert connect(land, A, B, start=path, method="curve", seed=0).maximum.upper <= (
+        path.maximum.upper
+    )
+
+
+def test_a_start_that_does_not_fit_is_refused() -> None:
+    bent = measure(RING, torch.stack([A, A.flip(0), B]))
+    for ends in ((B, A), (A, 0.9 * B)):
+        with pytest.raises(ValueError, match="start joins other ends than a and b"):
+            connect(RING, *ends, start=bent)
+    single = FunctionLandscape(lambda x: (x**2).sum(), 2, dtype=torch.float32)
+    with pytest.raises(ValueError, match="start joins other ends"):
+        connect(single, A.float(), B.float(), start=bent)
+    with pytest.raises(ValueError, match="start has 3 points, so it is no straight line"):
+        connect(RING, A, B, start=bent, method="line")
+
+
+@pytest.mark.parametrize(
+    ("examples", "given", "batch", "times"),
+    [(100, "auto", None, None), (300, "auto", 64, 4), (4096, "auto", 128, 4),
+     (60_000, "auto", 256, 4), (300, None, None, None), (300, 150, 150, 4)],
+)  # fmt: skip
+def test_minibatches_left_to_connect(
+    examples: int,
+    given: int | Literal["auto"] | None,
+    batch: int | None,
+    times: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A thirty-second of the examples within 64 and 256, and few times at each."""
+    seen: list[tuple[int | None, int | None]] = []
+
+    class Sum(FunctionLandscape):
+        size, policy = 1.0, None
+
+        @property
+        def examples(self) -> int:
+            return examples
+
+        @property
+        def batchnorm(self) -> str | None:
+            return self.policy
+
+        def with_batchnorm(self, policy: str) -> FunctionLandscape:
+            return RING
+
+        def minibatch(self, indices: Any) -> FunctionLandscape:
+            return RING
+
+        def batches(self, theta: Tensor) -> Any:
+            return iter(())
+
+    def spy(*_: Any, batch_size: int | None, samples: int | None, **__: Any) -> Path:
+        seen.append((batch_size, samples))
+        return line(RING, A, B)
+
+    monkeypatch.setattr(import_module("thalweg.paths.connect"), "curve", spy)
+    land = Sum(lambda x: ((x**2).sum() - 1) ** 2, 2)
+    connect(land, A, B, method="curve", batch_size=given)
+    land.policy = "batch"  # type: ignore[assignment]  # a BatchNorm network, by its policy
+    connect(land, A, B, method="curve", batch_size=given)
+    assert seen == [(batch, times), (batch, times and 2)]
+
+
+def test_numbers_that_are_none_are_refused() -> None:
+    with pytest.raises(ValueError, match="level is NaN; give the loss below which"):
+        connect(RING, A, B, level=math.nan)
+    for tolerance in (math.nan, 0.0, -1.0, math.inf):
+        with pytest.raises(ValueError, match="tolerance must be a positive difference in loss"):
+            connect(RING, A, B, tolerance=tolerance)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_odd_ends_are_named() -> None:
+    with pytest.raises(TypeError, match=r"end a: theta is torch\.float32, but this landscape com"):
+        connect(RING, A.float(), B)
+    with pytest.raises(ValueError, match="end b: theta is on meta, but this landscape is on cpu"):
+        is_connected(RING, A, B.to("meta"), 0.5)
+    with pytest.raises(
+        ValueError, match=r"end b: theta has shape \(1,\), but this landscape has 2"
+    ):
+        connect(RING, A, B[:1])
+
+
+def test_a_loss_that_is_nan_decides_nothing() -> None:
+    hole = FunctionLandscape(lambda x: ((x**2).sum() - 1) ** 2 + 0 * torch.log(x[0] + 0.5), 2)
+    at_the_end = is_connected(hole, A, B, 0.5, seed=0)
+    assert at_the_end.unresolved
+    assert "the loss at end b is NaN" in at_the_end.reason
+    assert at_the_end.cost.losses == 2
+    gap = FunctionLandscape(lambda x: (x**2).sum() + 0 * torch.log(x[0] ** 2 - 0.1), 2)
+    between = is_connected(gap, A, B, 5.0, method="line", max_boxes=0)
+    assert between.unresolved
+    assert "the loss is NaN somewhere on the best path found" in between.reason
 
 
 def test_a_separating_set_is_the_barriers_floor() -> None:

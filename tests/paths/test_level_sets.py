@@ -214,6 +214,8 @@ def test_errors_name_what_is_wrong(unchecked: None) -> None:
         level_set_geometry(ring(), A, torch.stack([B, B]), [1.0])
     with pytest.raises(ValueError, match="levels must be one or more finite numbers"):
         level_set_geometry(ring(), A, B, [])
+    with pytest.raises(ValueError, match="end a holds 1 vectors with NaN or infinite values of 1;"):
+        level_set_geometry(ring(), math.nan * A, B, [1.0])
     with pytest.raises(ValueError, match="seeds must be at least 1"):
         level_set_geometry(ring(), A, B, [1.0], seeds=0)
     with pytest.raises(TypeError, match="checkpoint is set for every search by itself"):

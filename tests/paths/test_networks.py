@@ -101,10 +101,10 @@ def _modules(name: str) -> tuple[nn.Module, nn.Module, ModelLandscape]:
         theta = land.vector(module)
         theta = train(land, theta, epochs=epochs, batch_size=65, lr=lr, seed=seed).theta
         land.load_into(module, theta)
-        if name == "resnet":  # statistics of its own, as training leaves them: of one minibatch
+        if name == "resnet":  # statistics of its own, as training leaves them: of few images
             module.train()
             with torch.no_grad():
-                module(inputs[:32])
+                module(inputs[:8])
         module.eval()
         modules.append(module)
     modules[0].train()  # a mode, a gradient and a frozen tensor that the search must not touch
@@ -168,8 +168,8 @@ def test_the_loss_as_shipped_is_what_the_module_itself_gives(
         decay = 0.5 * PENALTY * float(found.land.vector(module).square().sum())
         shipped = found.land.as_shipped(module).value
         assert shipped == pytest.approx(fit + decay, abs=1e-6)
-        if name == "resnet":  # its own statistics are those of 32 images
-            assert abs(shipped - float(loss)) > 1e-5
+        if name == "resnet":  # its own statistics are those of 8 images
+            assert abs(shipped - float(loss)) > 1e-3
         else:
             assert shipped == pytest.approx(float(loss), abs=1e-6)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -77,6 +79,63 @@ def test_hits_seeds_cost_and_progress() -> None:
     assert len(one) == len(found)  # their losses tell them apart
 
 
+class _Stop:
+    """Presses Ctrl-C at the n-th report."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def __call__(self, part: float, message: str) -> None:
+        assert 0 <= part <= 1
+        assert message
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+def _bowls(dim: int) -> tuple[FunctionLandscape, Tensor]:
+    """Two wells, joined along the softest mode, and one of them."""
+    scales = torch.linspace(6.0, 9.0, dim - 1, dtype=D)
+    land = FunctionLandscape(lambda x: (x[0] ** 2 - 1) ** 2 + (scales * x[1:] ** 2).sum(), dim)
+    return land, -torch.eye(dim, dtype=D)[0]
+
+
+@pytest.mark.parametrize(("dim", "seed"), [(2, None), (70, 4)])
+def test_resumed_is_unbroken_bit_for_bit(dim: int, seed: int | None, tmp_path: Path) -> None:
+    """Stopped in the search for modes and between climbs; `dim` above 64 draws there too."""
+    land, minimum = _bowls(dim)
+    tries = 6 if dim == 2 else 2
+    options: dict[str, Any] = {"tries": tries, "max_steps": 30, "step": 0.1, "tol": 1e-7}
+    file, stops = tmp_path / "passes", 0
+    while True:
+        try:
+            parts = passes_from(
+                land,
+                minimum,
+                seed=seed,
+                checkpoint=file,
+                progress=_Stop(1),
+                **options,
+            )
+            break
+        except KeyboardInterrupt:
+            stops += 1
+    assert stops >= 2
+    whole = passes_from(land, minimum, seed=parts.seed, **options)
+    assert len(whole) >= 1
+    assert (parts.tries, parts.hits, parts.refused) == (whole.tries, whole.hits, whole.refused)
+    for one, other in zip(parts, whole, strict=True):
+        assert torch.equal(one.theta, other.theta)
+        assert all(map(torch.equal, one.minima, other.minima))
+        assert one.to_json() == other.to_json()
+    assert parts.cost == whole.cost
+    again = passes_from(land, minimum, seed=seed, checkpoint=file, **options)
+    assert again.to_json() == parts.to_json()  # nothing is left to do
+    for other in ({"tries": tries + 1}, {"tol": 1e-6}, {"same": lambda p, q: True}):
+        with pytest.raises(ValueError, match="other options"):
+            passes_from(land, minimum, seed=seed, checkpoint=file, **{**options, **other})
+
+
 def test_same_makes_symmetric_copies_one() -> None:
     """Two passes of one height, mirror images: two by place, one where `same` says so."""
     land = FunctionLandscape(lambda x: torch.cos(x[0]) + x[1] ** 2, 2)
@@ -108,6 +167,8 @@ def test_refusals() -> None:
         passes_from(land, land.vector(land.minima[0]), tries=0)
     with pytest.raises(ValueError, match=r"step=-1\.0 positive"):
         passes_from(land, land.vector(land.minima[0]), step=-1.0)
+    with pytest.raises(TypeError, match=r"theta is torch\.float32, but this landscape computes in"):
+        passes_from(land, land.vector(land.minima[0]).float())
 
 
 def isomers(land: Cluster, starts: int, seed: int) -> list[Tensor]:

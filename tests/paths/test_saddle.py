@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -261,6 +263,54 @@ def test_refining_refuses_what_is_not_the_paths_pass() -> None:
     assert "gradient-flat" in flat.verdict.reason
 
 
+class _Stop:
+    """Presses Ctrl-C at the n-th report."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def __call__(self, part: float, message: str) -> None:
+        assert 0 <= part <= 1
+        assert message
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("dim", "steps", "seed"), [(2, 3, None), (70, 3, 4)])
+def test_refining_resumed_is_unbroken_bit_for_bit(
+    dim: int, steps: int, seed: int | None, tmp_path: Path
+) -> None:
+    """Stopped after every step; in 70 dimensions the climb goes on with a larger Krylov space."""
+    scales = torch.logspace(0, 2, dim, dtype=D)
+    shear = 0.2 * torch.linspace(-1, 1, dim, dtype=D)
+
+    def loss(x: Tensor) -> Tensor:
+        bent = (x - shear * (x[0] ** 2 - 1))[1:]
+        return (x[0] ** 2 - 1) ** 2 + (scales[1:] * bent**2).sum()
+
+    land = FunctionLandscape(loss, dim)
+    ends = torch.eye(dim, dtype=D)[[0, 0]] * torch.tensor([[-1.0], [1.0]], dtype=D)
+    path = measure(land, torch.stack([ends[0], 0.3 * torch.ones(dim, dtype=D) * shear, ends[1]]))
+    options: dict[str, Any] = {"reach": 10.0, "max_gradients": 300}
+    file, stops = tmp_path / "refined", 0
+    while True:
+        try:
+            parts = refine(land, path, seed=seed, checkpoint=file, progress=_Stop(1), **options)
+            break
+        except KeyboardInterrupt:
+            stops += 1
+    assert stops >= steps
+    whole = refine(land, path, seed=parts.certificate.seed, **options)
+    assert torch.equal(parts.theta, whole.theta)
+    assert parts.to_json() == whole.to_json()
+    assert torch.equal(parts.saddle.direction, whole.saddle.direction)
+    assert torch.equal(parts.certificate.directions, whole.certificate.directions)
+    assert parts.cost == whole.cost
+    with pytest.raises(ValueError, match="other options"):
+        refine(land, path, seed=seed, checkpoint=file, **{**options, "max_gradients": 301})
+
+
 def test_a_path_whose_highest_point_is_an_end_is_not_climbed() -> None:
     slope = FunctionLandscape(lambda x: x[0] + x[1] ** 2, 2)
     wells = FunctionLandscape(lambda x: (x[0] ** 2 - 1) ** 2 + x[1] ** 2, 2)
@@ -322,6 +372,9 @@ def test_what_is_not_finite_is_said() -> None:
         critical_point(land, vector(math.nan, 0.0))
     with pytest.raises(ValueError, match="flat_tolerance=-1"):
         critical_point(land, vector(1.0, 0.0), flat_tolerance=-1.0)
+    with pytest.raises(ValueError, match="max_gradients must be at least 1, got 0"):
+        refine(muller_brown(), line(muller_brown(), vector(-1.0, 0.0), vector(1.0, 0.0)),
+               max_gradients=0)  # fmt: skip
     climbed = climb(land, vector(-1.0, 0.0), vector(1.0, 0.0))
     assert not climbed.converged
     assert "stopped being finite" in climbed.reason

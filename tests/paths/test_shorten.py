@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from torch import Tensor
 
-from thalweg.landscape import FunctionLandscape, ModelLandscape
-from thalweg.optim import minimise
+from thalweg.landscape import FunctionLandscape
 from thalweg.paths import line, measure
 from thalweg.paths.beads import dynamic_string
 from thalweg.paths.path import Path
@@ -163,18 +161,9 @@ def test_resumed_is_unbroken_bit_for_bit(tmp_path: FilePath) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [None, 50])
-def test_a_network(batch_size: int | None) -> None:
+def test_a_network(batch_size: int | None, digits_pair: Callable[..., Any]) -> None:
     """Close above the ends' loss: of what the string exceeds a straight line by, a tenth goes."""
-    pixels, labels = load_digits(return_X_y=True)
-    x, y = torch.tensor(pixels[:200] / 16, dtype=torch.float32), torch.tensor(labels[:200])
-    model = nn.Sequential(nn.Linear(64, 10), nn.ReLU(), nn.Linear(10, 10))
-    land = ModelLandscape(model, F.cross_entropy, (x, y), penalty=1e-3)
-    a, b = (
-        minimise(
-            land, land.start(torch.Generator().manual_seed(s)), tol=1e-3, max_gradients=150
-        ).theta
-        for s in (0, 1)
-    )
+    land, a, b = digits_pair(10, 200, 150)
     straight = line(land, a, b)
     level = straight.base + 0.1 * straight.height.lower
     string = dynamic_string(land, a, b, level, batch_size=batch_size, shorten=False, seed=0)

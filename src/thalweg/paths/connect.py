@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path as File
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from thalweg.estimate import Cost
-from thalweg.landscape.protocols import FiniteSum, Landscape
+from thalweg.landscape.protocols import FiniteSum, Landscape, Normalised
 from thalweg.landscape.seeding import Seed, make_generator
 from thalweg.landscape.separators import Separator
 from thalweg.paths.band import band
@@ -31,7 +32,10 @@ Align = Callable[[Tensor, Tensor], Tensor]
 Method = Literal["auto", "line", "string", "band", "curve", "chain", "beads"]
 _METHODS = ("auto", "line", "string", "band", "curve", "chain", "beads")
 _BATCH = 64  # examples in a minibatch at least, where it is left to us
-_MOST_IN_BATCH = 256  # a smaller one is no faster on a small network
+_MOST_IN_BATCH = 256
+_BATCHES = 32  # of all the examples at most, in between
+_TIMES = 4  # on a curve at each minibatch: more steps count for more than sharper ones
+_TIMES_NORMALISED = 2  # the noise of its statistics leaves least to gain from more
 _ON_CURVE = 0.8  # of the budget, where a string relaxes the curve afterwards
 _STEPS = 20  # of the string are the fewest that are worth it then
 _BELOW = 0.5  # of the budget, for a string of beads below the level
@@ -58,6 +62,14 @@ class _Search:
     @property
     def ends(self) -> tuple[Tensor, Tensor]:
         return self.straight.points[0], self.straight.points[-1]
+
+    @property
+    def times(self) -> int | None:
+        """How many points of a curve share a minibatch; None leaves it to the curve."""
+        if self.batch_size is None:
+            return None
+        noisy = isinstance(self.land, Normalised) and self.land.batchnorm == "batch"
+        return _TIMES_NORMALISED if noisy else _TIMES
 
     def file(self, stage: str) -> File | None:
         """Where a stage keeps its state."""
@@ -115,6 +127,7 @@ class _Search:
             start=self.straight,
             max_gradients=budget,
             batch_size=self.batch_size,
+            samples=self.times,
             tolerance=self.tolerance,
             max_samples=self.max_samples,
             seed=self.seed,
@@ -177,6 +190,7 @@ def connect(
     method: Method = "auto",
     align: Align | None = None,
     gauge: Gauge | None = None,
+    start: Path | None = None,
     level: float | None = None,
     separators: Sequence[Separator] = (),
     tolerance: float | None = None,
@@ -190,13 +204,14 @@ def connect(
 ) -> Path:
     r"""Find a low path from `a` to `b` and say how high it climbs.
 
-    ``"auto"`` begins with the straight line, and is content with it if its height is at most
-    `tolerance`, or its maximum at most `level`. With a `level` it goes on with beads below
-    it. Then, where there are enough examples for minibatches, it bends a Bezier curve with
-    them, for four fifths of the budget, or for all of it where a fifth holds fewer than 20
-    steps of the string (`max_gradients` below 1100 for 13 images): on networks minibatches
-    then come lower, see ``docs/benchmarks-paths.md``. The best path so far is relaxed on all
-    the data as a string that climbs to a pass. The lowest path is returned.
+    ``"auto"`` begins with the straight line, or with `start`, and is content with it if its
+    height is at most `tolerance`, or its maximum at most `level`. With a `level` it goes on
+    with beads below it. Then, where there are enough examples for minibatches, it bends a
+    Bezier curve with them, for four fifths of the budget, or for all of it where a fifth
+    holds fewer than 20 steps of the string (`max_gradients` below 1100 for 13 images): on
+    networks minibatches then come lower, see ``docs/benchmarks-paths.md``. The best path so
+    far is relaxed on all the data as a string that climbs to a pass. The lowest path is
+    returned.
 
     Alone: ``"line"``; ``"string"`` (`string`); ``"band"``, an elastic band with pivots put
     in where they are needed (`band`); ``"curve"``, a Bezier curve with two bends, and
@@ -218,19 +233,25 @@ def connect(
         gauge: ``gauge(theta) -> theta'``: the vector chosen among those that compute the
             same. The search is then made again between the chosen ends, and is the result's
             `Path.balanced`: heights and lengths that do not depend on scales.
+        start: A path between the same ends, measured on the same landscape, that the search
+            goes on from in place of the straight line; a line measured already (`line`) is not
+            measured again. What it took is part of the result's cost.
         level: A loss that is low enough: no search goes on below it.
         separators: Sets that may separate the ends; what is known of the loss on them, and
             on those that the landscape knows itself, is a lower bound of the barrier
             (`floor_between`).
         tolerance: A difference in loss that does not matter; by default 1e-3 of the range
-            of the losses along the line.
+            of the losses along the line, or along `start`.
         images: Points of the string.
         max_gradients: Largest number of gradients and HVPs that the search may take, each
             over all the data; on a minibatch one counts as its share. Brackets come on top.
         max_samples: Largest number of evaluations for the bracket.
         batch_size: Examples in a minibatch of the band, the curve and the beads; None takes
-            all the data. ``"auto"`` takes an eighth of the examples, but 64 to 256 of them, where
-            there are at least 128.
+            all the data. ``"auto"`` takes a thirty-second of the examples, but 64 to 256 of
+            them, where there are at least 128. Networks with BatchNorm take as many: larger
+            minibatches, though their statistics are less noisy, came out higher. What helped
+            is fewer times on the curve at each minibatch and so more steps: 2 for them, 4
+            for other networks.
         seed: An integer repeats the path bit for bit.
         checkpoint: Keeps the state of each stage in ``FILE.stage``: killed and run again,
             the call goes on from there and ends at the same path.
@@ -243,8 +264,9 @@ def connect(
     Raises:
         TypeError: If an end is no tensor of the landscape's dtype.
         ValueError: If an end has the wrong shape or holds NaN, both coincide, `method`
-            is unknown, beads are asked for without a level, or a separating set is crossed
-            below the loss that it claims.
+            is unknown, `start` joins other ends, beads are asked for without a level, `level`
+            or `tolerance` is no number, or a separating set is crossed below the loss that it
+            claims.
         ContradictionError: If the path stays below a proven floor, even when it is measured
             with more samples.
 
@@ -264,6 +286,7 @@ def connect(
         raise ValueError("beads are put below a level: give level=, a loss above both ends'")
     if max_gradients < 1:
         raise ValueError(f"max_gradients must be at least 1, got {max_gradients}")
+    _check_numbers(level, tolerance)
     a, b = check_ends(land, a, b)
     _, number = make_generator(seed)
     aligning = Cost()
@@ -271,11 +294,14 @@ def connect(
         before = land.cost
         a, b = check_ends(land, a, align(a, b))
         aligning = land.cost - before
+    if start is not None:
+        _check_start(start, a, b, method)
     found = _connected(
         land,
         a,
         b,
         method,
+        start=start,
         level=level,
         tolerance=tolerance,
         images=images,
@@ -312,12 +338,36 @@ def connect(
     return replace(found, balanced=balanced)
 
 
+def _check_numbers(level: float | None, tolerance: float | None) -> None:
+    """Refuse a level that nothing is below, and a tolerance that is none."""
+    if level is not None and math.isnan(level):
+        raise ValueError("level is NaN; give the loss below which a path is low enough")
+    if tolerance is not None and not (tolerance > 0 and math.isfinite(tolerance)):
+        raise ValueError(f"tolerance must be a positive difference in loss, got {tolerance}")
+
+
+def _check_start(start: Path, a: Tensor, b: Tensor, method: Method) -> None:
+    """Refuse a path that does not join the ends."""
+    kind = (start.points.dtype, start.points.device, start.points.shape[1:])
+    alike = kind == (a.dtype, a.device, a.shape)
+    if not (alike and torch.equal(start.points[0], a) and torch.equal(start.points[-1], b)):
+        raise ValueError(
+            "start joins other ends than a and b (than b aligned, where align moves it); leave it "
+            "out, or give a path from a to b"
+        )
+    if method == "line" and len(start.points) > 2:
+        raise ValueError(
+            f"start has {len(start.points)} points, so it is no straight line; leave it out, or "
+            "choose another method"
+        )
+
+
 def _batch(land: Landscape, batch_size: int | Literal["auto"] | None) -> int | None:
     """Return the examples in a minibatch, or None for all of them."""
     if batch_size == "auto":
         if not (isinstance(land, FiniteSum) and land.examples >= 2 * _BATCH):
             return None
-        return min(_MOST_IN_BATCH, max(_BATCH, land.examples // 8))
+        return min(_MOST_IN_BATCH, max(_BATCH, land.examples // _BATCHES))
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     return batch_size
@@ -329,6 +379,7 @@ def _connected(
     b: Tensor,
     method: Method,
     *,
+    start: Path | None,
     level: float | None,
     tolerance: float | None,
     images: int,
@@ -339,12 +390,13 @@ def _connected(
     checkpoint: File | None,
     progress: Progress | None,
 ) -> Path:
-    straight = line(land, a, b, tolerance=tolerance, max_samples=max_samples)
-    straight = replace(straight, seed=seed if method != "line" else None)
+    straight = start or line(land, a, b, tolerance=tolerance, max_samples=max_samples)
     if progress is not None:
-        progress(0.1 if method != "line" else 1.0, f"straight line: height {straight.height}")
+        words = "straight line" if len(straight.points) == 2 else "start"
+        progress(0.1 if method != "line" else 1.0, f"{words}: height {straight.height}")
     if method == "line" or (method == "auto" and _low_enough(straight, level, tolerance)):
-        return replace(straight, seed=None)
+        return straight
+    straight = replace(straight, seed=seed)
     search = _Search(
         land,
         straight,

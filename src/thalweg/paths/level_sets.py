@@ -206,6 +206,12 @@ def _pairs(land: Landscape, ends: Tensor, name: str) -> Tensor:
         raise ValueError(
             f"end {name} has shape {tuple(ends.shape)}; give ({land.dim},) or (pairs, {land.dim})"
         )
+    bad = int((~torch.isfinite(ends)).any(-1).sum())
+    if bad:
+        raise ValueError(
+            f"end {name} holds {bad} vectors with NaN or infinite values of "
+            f"{ends.numel() // land.dim}; leave out what has diverged"
+        )
     return ends.reshape(-1, land.dim)
 
 

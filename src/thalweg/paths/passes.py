@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path as File
 from typing import Any
 
 import torch
@@ -14,15 +15,24 @@ from torch import Tensor
 from thalweg.curvature.eigenpairs import eigenpairs
 from thalweg.curvature.operator import Hessian
 from thalweg.estimate import Cost
-from thalweg.landscape.protocols import Landscape
+from thalweg.landscape.protocols import Landscape, check_theta
 from thalweg.landscape.seeding import Seed, make_generator
 from thalweg.paths.critical import Certificate, critical_point
 from thalweg.paths.descent import descend
+from thalweg.paths.resume import (
+    Checkpoint,
+    Progress,
+    cost_from,
+    cost_state,
+    fingerprint,
+    plain,
+    rebuilt,
+    run,
+)
 from thalweg.paths.saddle import Saddle, climb, expand, follow
 
 __all__ = ["Pass", "Passes", "passes_from"]
 
-Progress = Callable[[float, str], None]
 Same = Callable[[Tensor, Tensor], bool]
 _DENSE = 64
 _KRYLOV = 16
@@ -139,19 +149,83 @@ class Passes:
 
 
 class _Search:
-    """Climbs out of one minimum."""
+    """Climbs out of one minimum, one try a step."""
 
     def __init__(
         self,
         land: Landscape,
         minimum: Tensor,
+        tries: int,
+        max_gradients: int | None,
         step: float | None,
         tol: float,
+        max_steps: int,
+        same: Same | None,
         generator: torch.Generator,
+        seed: int,
     ) -> None:
         self.land, self.minimum, self.tol, self.generator = land, minimum, tol, generator
+        self.tries, self.max_gradients, self.max_steps = tries, max_gradients, max_steps
+        self.same, self.seed = same, seed
         self.size = land.dim if land.dim <= _DENSE else _KRYLOV
-        self.step = step or 0.05 * (float(torch.linalg.vector_norm(minimum.double())) or 1.0)
+        self.stride = step or 0.05 * (float(torch.linalg.vector_norm(minimum.double())) or 1.0)
+        self.modes = torch.empty(0, land.dim, dtype=torch.float64, device=minimum.device)
+        self.weights = self.modes[:, 0]
+        self.found: list[Pass] = []
+        self.hits: list[int] = []
+        self.refused: dict[str, int] = {}
+        self.ready, self.made, self.spent = False, 0, Cost()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the tries or the budget are used up."""
+        used = self.spent.gradients + self.spent.hvps
+        over = self.max_gradients is not None and used >= self.max_gradients
+        return self.made == self.tries or over
+
+    def step(self) -> None:
+        """Climb once; the first time, find the modes of the minimum instead."""
+        before = self.land.cost
+        if self.ready:
+            self._take(self.attempt(self.made))
+            self.made += 1
+        else:
+            self._find_modes()
+            self.ready = True
+        self.spent = self.spent + (self.land.cost - before)
+
+    def state(self) -> dict[str, Any]:
+        """Return what `load` needs to go on from here."""
+        return {
+            "generator": self.generator.get_state(),
+            "seed": self.seed,
+            "ready": self.ready,
+            "modes": self.modes,
+            "weights": self.weights,
+            "found": [_plain(one) for one in self.found],
+            "hits": list(self.hits),
+            "refused": dict(self.refused),
+            "made": self.made,
+            "spent": cost_state(self.spent),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        device = self.minimum.device
+        self.generator.set_state(state["generator"])
+        self.modes, self.weights = state["modes"].to(device), state["weights"].to(device)
+        self.found = [_rebuilt(one, device) for one in state["found"]]
+        self.hits, self.refused = list(state["hits"]), dict(state["refused"])
+        self.seed, self.ready, self.made = state["seed"], state["ready"], state["made"]
+        self.spent = cost_from(state["spent"])
+
+    def describe(self) -> tuple[float, str]:
+        """Say how many climbs were made, and what they found."""
+        return self.made / self.tries, f"climb {self.made}, {len(self.found)} passes"
+
+    def _find_modes(self) -> None:
+        """Find the modes of the minimum, and how far each would swing."""
+        land, minimum = self.land, self.minimum
         if land.dim <= _DENSE:
             with land.at(minimum) as point:
                 model = expand(point, [], land.dim)
@@ -159,12 +233,38 @@ class _Search:
         else:
             with Hessian(land, minimum) as operator:
                 soft = eigenpairs(
-                    operator, min(8, land.dim), which="smallest", tol=1e-3, seed=generator
+                    operator, min(8, land.dim), which="smallest", tol=1e-3, seed=self.generator
                 )
             self.modes, values = soft.vectors.T.double(), soft.values
         # what a thermal kick would excite: every mode by one over the root of its stiffness
         stiff = values.clamp_min(1e-3 * float(values.abs().max()))
         self.weights = stiff**-0.5
+
+    def _take(self, result: Saddle | str) -> None:
+        """Count a climb that ended at a pass known already; certify one that is new."""
+        if isinstance(result, Saddle):
+            for i, one in enumerate(self.found):
+                if _alike(one, result, self):
+                    self.hits[i] += 1
+                    return
+        new = result if isinstance(result, str) else _certified(self, result)
+        if isinstance(new, str):
+            self.refused[new] = self.refused.get(new, 0) + 1
+        else:
+            self.found.append(new)
+            self.hits.append(1)
+
+    def result(self) -> Passes:
+        """Return the passes, lowest first."""
+        order = sorted(range(len(self.found)), key=lambda i: self.found[i].loss)
+        return Passes(
+            tuple(self.found[i] for i in order),
+            self.made,
+            tuple(self.hits[i] for i in order),
+            self.refused,
+            self.spent,
+            self.seed,
+        )
 
     def direction(self, attempt: int) -> Tensor:
         """Return the way of a try: both ways along the modes first, twice, then at random."""
@@ -176,44 +276,46 @@ class _Search:
         unit: Tensor = way / torch.linalg.vector_norm(way)
         return unit
 
-    def ascend(self, way: Tensor, max_steps: int, hold: bool) -> tuple[Tensor, Tensor] | str:
+    def ascend(self, way: Tensor, hold: bool) -> tuple[Tensor, Tensor] | str:
         """Walk up the valley and over its shoulder, until Newton's step is shorter than ours.
 
         The mode followed is the one that overlaps most with the last, or, to `hold` the
         course where modes cross, with the first.
         """
-        theta = self.minimum.double() + self.step * way
+        theta = self.minimum.double() + self.stride * way
         mode, over, first = way, False, math.inf
-        for _ in range(max_steps):
+        for _ in range(self.max_steps):
             with self.land.at(theta.to(self.land.dtype)) as point:
                 if not (torch.isfinite(point.loss) and torch.isfinite(point.gradient).all()):
                     return "the loss stopped being finite"
                 model = expand(point, [mode, point.gradient], self.size)
             aim = way if hold and not over else mode
-            taken = follow(model, aim, self.step, lowest=False)
+            taken = follow(model, aim, self.stride, lowest=False)
             mode = taken.mode
             first = min(first, max(taken.curvature, taken.flat))
             if taken.curvature > _WALL * first:
                 return "it ran up a wall"
             if taken.curvature < -taken.flat:
                 over = True
-                if float(torch.linalg.vector_norm(taken.step)) < 0.99 * self.step:
+                if float(torch.linalg.vector_norm(taken.step)) < 0.99 * self.stride:
                     return theta.to(self.land.dtype), mode
                 theta = theta + taken.step
             else:
                 across = taken.step - (taken.step @ mode) * mode
                 along = float(mode @ model.gradient)
-                theta = theta + across + math.copysign(self.step, along) * mode
+                theta = theta + across + math.copysign(self.stride, along) * mode
         return "it climbed on and on"
 
-    def attempt(self, number: int, max_steps: int) -> Saddle | str:
+    def attempt(self, number: int) -> Saddle | str:
         """Climb once."""
         hold = number // (2 * len(self.modes)) % 2 == 1
-        shoulder = self.ascend(self.direction(number), max_steps, hold)
+        shoulder = self.ascend(self.direction(number), hold)
         if isinstance(shoulder, str):
             return shoulder
         theta, mode = shoulder
-        found = climb(self.land, theta, mode, tol=self.tol, radius=10 * self.step, krylov=self.size)
+        found = climb(
+            self.land, theta, mode, tol=self.tol, radius=10 * self.stride, krylov=self.size
+        )
         if not found.converged:
             return "no critical point near where it came to"
         if found.negative != 1:
@@ -251,6 +353,7 @@ def passes_from(
     max_gradients: int | None = None,
     same: Same | None = None,
     seed: Seed = None,
+    checkpoint: str | File | None = None,
     progress: Progress | None = None,
 ) -> Passes:
     r"""Look for the passes around a minimum, each with the two minima that it joins.
@@ -274,13 +377,17 @@ def passes_from(
         same: Says whether two points are one, such as permuted copies of a cluster; by
             default, where they are nearer than a hundredth of a step.
         seed: Draws the random directions.
+        checkpoint: A file that keeps the climbs made: killed and run again, the same call
+            goes on after the last whole one. With ``seed=None`` it keeps the seed too. Give
+            the same `same`, which it cannot compare.
         progress: Called with a fraction in [0, 1] and a message.
 
     Returns:
         The distinct certified passes, lowest first.
 
     Raises:
-        ValueError: If `tries` is below 1 or `step` is not positive.
+        ValueError: If `tries` is below 1, `step` is not positive, `minimum` is not of this
+            landscape, or `checkpoint` holds another search.
 
     Source: C. J. Cerjan and W. H. Miller, J. Chem. Phys. 75 (1981) 2800; J. P. K. Doye and
     D. J. Wales, J. Chem. Phys. 116 (2002) 3777 (all passes around the minima of a cluster).
@@ -296,58 +403,53 @@ def passes_from(
     """
     if tries < 1 or (step is not None and not step > 0):
         raise ValueError(f"tries={tries} must be at least 1 and step={step} positive")
-    before, (generator, number) = land.cost, make_generator(seed)
-    search = _Search(land, minimum, step, tol, generator)
-    found: list[Pass] = []
-    hits: list[int] = []
-    refused: dict[str, int] = {}
-    made = 0
-    while made < tries:
-        spent = land.cost - before
-        if max_gradients is not None and spent.gradients + spent.hvps >= max_gradients:
-            break
-        result: Saddle | Pass | str = search.attempt(made, max_steps)
-        made += 1
-        known = None
-        if isinstance(result, Saddle):
-            known = next((i for i, p in enumerate(found) if _alike(p, result, search, same)), None)
-            if known is None:
-                result = _certified(search, result, tol)
-        if isinstance(result, str):
-            refused[result] = refused.get(result, 0) + 1
-        elif isinstance(result, Pass):
-            found.append(result)
-            hits.append(1)
-        elif known is not None:
-            hits[known] += 1
-        if progress is not None:
-            progress(made / tries, f"climb {made}, {len(found)} passes")
-    order = sorted(range(len(found)), key=lambda i: found[i].loss)
-    return Passes(
-        tuple(found[i] for i in order),
-        made,
-        tuple(hits[i] for i in order),
-        refused,
-        land.cost - before,
-        number,
+    minimum = check_theta(minimum, land.dim, land.dtype, land.device, single=True)
+    generator, number = make_generator(seed)
+    search = _Search(
+        land, minimum, tries, max_gradients, step, tol, max_steps, same, generator, number
     )
+    key = fingerprint(
+        minimum=minimum,
+        options=["passes", tries, max_gradients, step, tol, max_steps, same is not None],
+        seed=None if seed is None else number,
+    )
+    run(search, None if checkpoint is None else Checkpoint(checkpoint, key), progress)
+    return search.result()
 
 
-def _certified(search: _Search, saddle: Saddle, tol: float) -> Pass | str:
+def _certified(search: _Search, saddle: Saddle) -> Pass | str:
     """Certify a climb's end and see what it joins, or say why it is no pass."""
     found = critical_point(search.land, saddle.theta, seed=search.generator)
     if not found.verdict.yes:
         return f"not certified ({found.verdict.answer})"
     if (found.index.lower, found.index.upper) != (1, 1):
         return "a critical point of higher index"
-    return _sides(search.land, found, search.step, tol)
+    return _sides(search.land, found, search.stride, search.tol)
 
 
-def _alike(known: Pass, saddle: Saddle, search: _Search, same: Same | None) -> bool:
+def _alike(known: Pass, saddle: Saddle, search: _Search) -> bool:
     """Say whether a climb ended at a pass known already: by its loss, and by `same`."""
     if abs(known.loss - saddle.loss) > 1e-6 * max(1.0, abs(known.loss)):
         return False
-    if same is not None:
-        return same(known.theta, saddle.theta)
+    if search.same is not None:
+        return search.same(known.theta, saddle.theta)
     apart = torch.linalg.vector_norm((known.theta - saddle.theta).double())
-    return float(apart) < 1e-2 * search.step
+    return float(apart) < 1e-2 * search.stride
+
+
+def _plain(one: Pass) -> dict[str, Any]:
+    """Return a pass as a state can hold it."""
+    return {
+        "certificate": plain(one.certificate),
+        "minima": list(one.minima),
+        "losses": list(one.losses),
+        "gradient_norms": list(one.gradient_norms),
+    }
+
+
+def _rebuilt(state: dict[str, Any], device: torch.device) -> Pass:
+    """Return the pass that `_plain` wrote down."""
+    a, b = (theta.to(device) for theta in state["minima"])
+    (low, high), (flat, flatter) = state["losses"], state["gradient_norms"]
+    certificate = rebuilt(Certificate, state["certificate"], device)
+    return Pass(certificate, (a, b), (low, high), (flat, flatter))

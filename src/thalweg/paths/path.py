@@ -258,6 +258,13 @@ def places(
     return torch.lerp(points[i - 1], points[i], part.to(points.dtype)[..., None])
 
 
+def _check_end(land: Landscape, end: Tensor, name: str) -> Tensor:
+    try:
+        return check_theta(end, land.dim, land.dtype, land.device, single=True)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"end {name}: {error}") from None
+
+
 def check_ends(
     land: Landscape, a: Tensor, b: Tensor
 ) -> tuple[Float[Tensor, " dim"], Float[Tensor, " dim"]]:
@@ -268,10 +275,9 @@ def check_ends(
 
     Raises:
         TypeError: If one is no tensor of the landscape's dtype.
-        ValueError: If a shape is wrong, a value is NaN, or the ends coincide.
+        ValueError: If a shape or device is wrong, a value is NaN, or the ends coincide.
     """
-    a = check_theta(a, land.dim, land.dtype, land.device, single=True)
-    b = check_theta(b, land.dim, land.dtype, land.device, single=True)
+    a, b = _check_end(land, a, "a"), _check_end(land, b, "b")
     for name, end in (("a", a), ("b", b)):
         bad = int((~torch.isfinite(end)).sum())
         if bad:

@@ -9,16 +9,28 @@ import pickle
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from thalweg.estimate import Cost
+from thalweg.estimate import Bound, Cost, Estimate, Verdict, from_json
 
-__all__ = ["Checkpoint", "Progress", "Search", "cost_from", "cost_state", "fingerprint", "run"]
+__all__ = [
+    "Checkpoint",
+    "Progress",
+    "Search",
+    "cost_from",
+    "cost_state",
+    "fingerprint",
+    "plain",
+    "rebuilt",
+    "run",
+]
 
+Kind = TypeVar("Kind")
 Progress = Callable[[float, str], None]
 """Called with a fraction in [0, 1] and a message."""
 
@@ -185,3 +197,36 @@ def cost_from(numbers: list[float]) -> Cost:
     """Return the cost that `cost_state` wrote down."""
     losses, gradients, hvps, passes = numbers
     return Cost(int(losses), int(gradients), int(hvps), passes)
+
+
+def plain(result: Any) -> dict[str, Any]:
+    """Return a frozen result as a state can hold it; `rebuilt` reads it.
+
+    Its fields are tensors, numbers, strings, None, or values of `thalweg.estimate`. The
+    evidence of a verdict stays behind.
+
+    Example:
+        >>> plain(Cost(gradients=2))["gradients"]
+        2
+    """
+    values = {f.name: getattr(result, f.name) for f in fields(result)}
+    return {
+        name: value.to_json() if isinstance(value, Cost | Bound | Estimate | Verdict) else value
+        for name, value in values.items()
+    }
+
+
+def rebuilt(kind: type[Kind], state: Mapping[str, Any], device: torch.device) -> Kind:
+    """Return the result that `plain` wrote down, its tensors on a device.
+
+    Example:
+        >>> rebuilt(Cost, plain(Cost(gradients=2)), torch.device("cpu"))
+        Cost(losses=0, gradients=2, hvps=0, passes=0.0)
+    """
+
+    def value(kept: Any) -> Any:
+        if isinstance(kept, Tensor):
+            return kept.to(device)
+        return from_json(kept) if isinstance(kept, dict) else kept
+
+    return kind(**{name: value(kept) for name, kept in state.items()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,8 +12,9 @@ from torch import Tensor
 
 from thalweg.estimate import Cost
 from thalweg.landscape.protocols import Landscape, Point
+from thalweg.paths.resume import cost_from, cost_state, plain, rebuilt, run
 
-__all__ = ["Saddle", "climb"]
+__all__ = ["Climb", "Saddle", "climb"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,47 +242,140 @@ def climb(
         >>> found.converged, round(found.loss, 9), found.negative
         (True, 1.0, 1)
     """
-    before = land.cost
-    mode = direction.double() / torch.linalg.vector_norm(direction.double()).clamp_min(1e-300)
-    gait = _Gait(radius / 2 if math.isfinite(radius) else 1.0, min(krylov, land.dim), land.dim)
-    scale = max(gait.trust, float(torch.linalg.vector_norm(theta.double())))
-    best = Saddle(theta, math.nan, math.nan, mode, math.nan, 0, 0, False, "", Cost())
-    proposal, reason = theta, "the budget of steps is spent"
-    steps = -1
-    while steps < max_steps:
-        steps += 1
-        with land.at(proposal) as point:
+    climbing = Climb(land, theta, direction, tol, radius, max_steps, krylov, max_gradients)
+    run(climbing)
+    return climbing.found()
+
+
+class Climb:
+    """A climb on its way (`climb`); a step is one gradient and a Krylov space.
+
+    Args:
+        land: The landscape.
+        theta: Where to start, `(dim,)`.
+        direction: The direction to follow uphill.
+        tol: The gradient norm to reach.
+        radius: How far from `theta` it may go.
+        max_steps: The budget of steps.
+        krylov: The size of the Krylov space.
+        max_gradients: The budget in gradients and HVPs; None for no limit but `max_steps`.
+
+    Attributes:
+        spent: What the steps took, those before an interrupt included.
+    """
+
+    def __init__(
+        self,
+        land: Landscape,
+        theta: Float[Tensor, " dim"],
+        direction: Float[Tensor, " dim"],
+        tol: float = 1e-6,
+        radius: float = math.inf,
+        max_steps: int = 30,
+        krylov: int = 12,
+        max_gradients: int | None = None,
+    ) -> None:
+        self.land, self.foot, self.tol, self.radius = land, theta, tol, radius
+        self.max_steps, self.max_gradients = max_steps, max_gradients
+        mode = direction.double()
+        self.mode = mode / torch.linalg.vector_norm(mode).clamp_min(1e-300)
+        trust = radius / 2 if math.isfinite(radius) else 1.0
+        self.gait = _Gait(trust, min(krylov, land.dim), land.dim)
+        self.scale = max(trust, float(torch.linalg.vector_norm(theta.double())))
+        self.best = Saddle(
+            theta, math.nan, math.nan, self.mode, math.nan, 0, 0, False, "", Cost()
+        )  # fmt: skip
+        self.proposal, self.steps, self.reason = theta, 0, ""
+        self.spent = Cost()
+
+    @property
+    def finished(self) -> bool:
+        """Whether it came to an end, whatever that is."""
+        return bool(self.reason)
+
+    def step(self) -> None:
+        """Look at the proposal, and make the next one or say why there is none."""
+        before = self.land.cost
+        taken, done = self._look()
+        self.spent = self.spent + (self.land.cost - before)
+        if taken is None:
+            self.reason = "the loss or its gradient stopped being finite"
+        elif done:
+            self.reason = f"the gradient norm is at most {self.tol:g}"
+        elif self.gait.stuck:
+            self.reason = self.gait.stuck
+        elif self.max_gradients and self.spent.gradients + self.spent.hvps >= self.max_gradients:
+            self.reason = f"max_gradients={self.max_gradients} is spent"
+        else:
+            self.proposal = (self.proposal.double() + taken.step).to(self.land.dtype)
+            away = float(torch.linalg.vector_norm((self.proposal - self.foot).double()))
+            if away > self.radius:
+                self.reason = f"it left the ball of radius {self.radius:.3g} around its start"
+            elif self.steps == self.max_steps:
+                self.reason = "the budget of steps is spent"
+            else:
+                self.steps += 1
+
+    def _look(self) -> tuple[Follow | None, bool]:
+        """Return the step from the proposal, None where it is not finite, and if it is a pass."""
+        with self.land.at(self.proposal) as point:
             norm = float(torch.linalg.vector_norm(point.gradient.double()))
             if not (math.isfinite(norm) and math.isfinite(float(point.loss))):
-                reason = "the loss or its gradient stopped being finite"
-                break
-            gait.meet(norm)
-            model = expand(point, [mode, point.gradient], gait.size)
-            taken = follow(model, mode, gait.trust, scale=scale)
-            mode, loss = taken.mode, float(point.loss)
-        done = norm <= tol and taken.curvature < -taken.flat
-        if norm == gait.best:
-            best = replace(best, theta=proposal, loss=loss, gradient_norm=norm, direction=mode)
-            best = replace(best, curvature=taken.curvature, negative=taken.negative)
-            best = replace(best, converged=done)
-        if done:
-            reason = f"the gradient norm is at most {tol:g}"
-            break
-        spent = land.cost - before
-        if gait.stuck or (max_gradients and spent.gradients + spent.hvps >= max_gradients):
-            reason = gait.stuck or f"max_gradients={max_gradients} is spent"
-            break
-        proposal = (proposal.double() + taken.step).to(land.dtype)
-        if float(torch.linalg.vector_norm((proposal - theta).double())) > radius:
-            reason = f"it left the ball of radius {radius:.3g} around its start"
-            break
-    return replace(
-        best,
-        direction=best.direction.to(land.dtype),
-        steps=steps,
-        reason=reason,
-        cost=land.cost - before,
-    )
+                return None, False
+            self.gait.meet(norm)
+            model = expand(point, [self.mode, point.gradient], self.gait.size)
+            taken = follow(model, self.mode, self.gait.trust, scale=self.scale)
+            self.mode, loss = taken.mode, float(point.loss)
+        done = norm <= self.tol and taken.curvature < -taken.flat
+        if norm == self.gait.best:
+            self.best = replace(
+                self.best,
+                theta=self.proposal,
+                loss=loss,
+                gradient_norm=norm,
+                direction=taken.mode,
+                curvature=taken.curvature,
+                negative=taken.negative,
+                converged=done,
+            )
+        return taken, done
+
+    def found(self) -> Saddle:
+        """Return the best point met, and why the climb stopped."""
+        return replace(
+            self.best,
+            direction=self.best.direction.to(self.land.dtype),
+            steps=self.steps,
+            reason=self.reason,
+            cost=self.spent,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Return what `load` needs to go on from here."""
+        return {
+            "mode": self.mode,
+            "gait": self.gait.state(),
+            "best": plain(self.best),
+            "proposal": self.proposal,
+            "steps": self.steps,
+            "reason": self.reason,
+            "spent": cost_state(self.spent),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        device = self.foot.device
+        self.mode, self.proposal = state["mode"].to(device), state["proposal"].to(device)
+        self.gait.load(state["gait"])
+        self.best = rebuilt(Saddle, state["best"], device)
+        self.steps, self.reason = state["steps"], state["reason"]
+        self.spent = cost_from(state["spent"])
+
+    def describe(self) -> tuple[float, str]:
+        """Say how far it is."""
+        return self.steps / max(1, self.max_steps), (
+            f"climbing, step {self.steps}, gradient norm {self.best.gradient_norm:.2g}"
+        )
 
 
 class _Gait:
@@ -292,6 +387,14 @@ class _Gait:
         self._norms: list[float] = []
         self._stalled = 0
         self.best = math.inf
+
+    def state(self) -> dict[str, Any]:
+        """Return how boldly it goes."""
+        return {**vars(self), "_norms": list(self._norms)}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on as boldly."""
+        vars(self).update({**state, "_norms": list(state["_norms"])})
 
     def meet(self, norm: float) -> None:
         """Take note of the gradient norm at a new point."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path as File
 from typing import Any, Literal
@@ -119,6 +120,10 @@ def is_connected(
         _, b = check_ends(land, a, align(a, b))
     ends = [float(x) for x in view.loss(torch.stack([a, b]))]
     for name, loss in zip("ab", ends, strict=True):
+        if math.isnan(loss):
+            reason = f"the loss at end {name} is NaN, so that nothing is at or under the level"
+            return Verdict("unresolved", f"{reason}; give an end with a loss", ends,
+                           view.cost - before)  # fmt: skip
         if loss > level:
             reason = f"end {name} lies at {loss:.8g}, above the level {level:.8g}"
             return Verdict("no", reason, ends, view.cost - before)
@@ -251,6 +256,14 @@ def _judge(path: Path, level: float, floor: Floor | None, cost: Cost) -> Verdict
             cost,
         )
     known = "" if floor is None else f" ({floor})"
+    if math.isnan(low):
+        return Verdict(
+            "unresolved",
+            f"the loss is NaN somewhere on the best path found, which shows nothing{known}; start "
+            "from ends between which the loss is finite, or give the landscape another dtype",
+            path,
+            cost,
+        )
     if low <= level:
         return Verdict(
             "unresolved",

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("hvp.py", "curvature.py", "paths.py")
+BENCHMARKS = ("hvp.py", "curvature.py", "paths.py", "spin_glass.py")
 
 
 def main() -> int:

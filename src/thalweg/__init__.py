@@ -16,6 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from thalweg import theory as theory
     from thalweg import zoo as zoo
     from thalweg.curvature import Fisher as Fisher
     from thalweg.curvature import GaussNewton as GaussNewton
@@ -142,11 +143,12 @@ _ROOMS: dict[str, tuple[str, ...]] = {
         "grid_merge_tree",
         "merge_tree",
     ),
+    "theory": (),
     "zoo": (),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
-__all__ = ["__version__", "zoo", *_HOME]
+__all__ = ["__version__", "theory", "zoo", *_HOME]
 
 
 def __getattr__(name: str) -> Any:

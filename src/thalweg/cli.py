@@ -157,7 +157,7 @@ def demo(
 
     land, held_out = digits_mlp_pair()
     config = SurveyConfig(
-        seed=seed, minima=minima, tolerance=1e-3, max_gradients=500, path_gradients=800
+        seed=seed, minima=minima, tolerance=1e-3, max_gradients=500, path_gradients=100
     )
     folder = out / "digits.survey" if seed == 0 else out / f"digits-seed{seed}.survey"
     _say(f"[bold]{_plain(land)}[/bold]")

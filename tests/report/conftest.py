@@ -13,6 +13,7 @@ from thalweg.survey.records import (
     DensityRecord,
     EigenRecord,
     FailureRecord,
+    LawRecord,
     LayerRecord,
     LevelRecord,
     LevelSetRecord,
@@ -108,6 +109,30 @@ def spectrum(negative=(0, 0), zero=(900, 1400), **rest):
         "frobenius_norm": estimate(23.7, 0.6),
     }
     return SpectrumRecord(**{**fields, **rest})
+
+
+def law(name="semicircle", verdict="accepted", **rest):
+    """A triangle instead of a law: its verdict and its numbers are what matters."""
+    if verdict == "does not apply":
+        return LawRecord(name, verdict, "half of the bulk is a spike")
+    grid = tuple(-0.6 + 1.4 * k / 60 for k in range(61))
+    fields = {
+        "reason": "0.4 of 99 matrices lie as far off",
+        "parameters": {"centre": estimate(0.1, 0.02), "radius": estimate(0.5, 0.03)},
+        "support": ((-0.4, 0.6),),
+        "grid": grid,
+        "values": tuple(max(0.0, 2 - 4 * abs(x - 0.1)) for x in grid),
+        "size": 2405,
+        "fitted": 0.998,
+        "outliers": 5,
+        "distance": 0.0123,
+        "wasserstein": 0.0045,
+        "p_value": {"accepted": 0.4, "unresolved": 0.03, "rejected": 0.01}[verdict],
+        "replicates": 99,
+        "seed": 5,
+        "method": "free cumulants",
+    }
+    return LawRecord(name, verdict, **{**fields, **rest})
 
 
 def layers(scale=1.0):
@@ -211,6 +236,16 @@ def failure(job="path m0 m5", error="the loss is not finite at step 41"):
     return FailureRecord(job, error, "2026-03-01T12:01:30Z")
 
 
+_LAWS = (
+    (law(), law("marchenko-pastur", "does not apply")),
+    (law("free", "unresolved"), law("semicircle", "rejected")),
+    (law("marchenko-pastur", "rejected", atom=0.6), law("free", "rejected")),
+    (law(p_value=0.7), law("marchenko-pastur", "rejected")),
+    (law("semicircle", "does not apply"), law("marchenko-pastur", "does not apply")),
+    (),
+)
+
+
 def realistic():
     """Six networks on digits: two groups, small and large passes, one failure."""
     rng = random.Random(7)
@@ -243,6 +278,7 @@ def realistic():
                     [(0, 0), (0, 0), (2, 7), (0, 0), (0, 12), (0, 0)][k],
                     density=density(0.1 + 0.1 * rng.random(), values[:5]),
                     tau=0.004 + 0.002 * rng.random(),
+                    laws=_LAWS[k],
                 ),
                 layers=layers(0.7 + 0.6 * rng.random()),
                 seconds=5 + 3 * rng.random(),
@@ -329,6 +365,7 @@ def make():
         density=density,
         spectrum=spectrum,
         layers=layers,
+        law=law,
         saddle=saddle,
         level=level,
         level_set=level_set,

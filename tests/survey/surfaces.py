@@ -16,6 +16,7 @@ CONFIG = SurveyConfig(
     seed=11,
     minima=4,
     tolerance=1e-9,
+    laws=False,
     path_gradients=400,
     searches_per_minimum=2,
     repeats=1,

@@ -26,6 +26,7 @@ def test_what_is_left_out_has_its_default() -> None:
         ("searches_per_minimum", 0, "searches_per_minimum must be at least 1, got 0"),
         ("repeats", 0, "repeats must be at least 1, got 0"),
         ("levels", -1, "levels must be at least 0, got -1"),
+        ("path_method", "beads", "unknown path_method 'beads'; use one of auto, line, string"),
         ("trace_samples", 4, "trace_samples must be 0 or at least 32, got 4"),
         ("curvature_probes", -1, "curvature_probes must be at least 0, got -1"),
         ("curvature_passes", 19, "curvature_passes must be at least 20, got 19"),
@@ -42,7 +43,14 @@ def test_values_out_of_range_are_refused(option: str, value: object, message: st
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("minima", 2.0), ("epochs", True), ("lr", "1e-3"), ("layers", 1), ("curvature_probes", False)],
+    [
+        ("minima", 2.0),
+        ("epochs", True),
+        ("lr", "1e-3"),
+        ("layers", 1),
+        ("curvature_probes", False),
+        ("path_method", 3),
+    ],
 )
 def test_values_of_the_wrong_type_are_refused(option: str, value: object) -> None:
     with pytest.raises(TypeError, match=f"{option} must be .* not {value!r}"):

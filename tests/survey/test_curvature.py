@@ -17,7 +17,9 @@ from thalweg.survey.curvature import density_record
 sys.path.insert(0, str(Path(__file__).parent))
 import surfaces
 
-CONFIG = SurveyConfig(seed=2, minima=1, epochs=2, batch_size=8, max_gradients=40, eigenvalues=3)
+CONFIG = SurveyConfig(
+    seed=2, minima=1, epochs=2, batch_size=8, max_gradients=40, eigenvalues=3, laws=False
+)
 
 
 def measured(folder: Path, **changes: object) -> tuple[MinimumRecord, torch.Tensor]:

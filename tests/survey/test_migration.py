@@ -22,7 +22,7 @@ VERSION_1 = Path(__file__).parent / "data" / "version1"
 """A survey of the four wells with two minima of a goal of two, as version 1 wrote it."""
 
 
-OLD = dataclasses.replace(surfaces.CONFIG, searches_per_minimum=1)
+OLD = dataclasses.replace(surfaces.CONFIG, searches_per_minimum=1, path_method="string")
 """How it was made, in the words of this version: what later versions added is left out."""
 
 
@@ -71,6 +71,7 @@ def test_an_old_survey_is_read_and_left_as_it_was(old: Path) -> None:
         check(survey.record())
         assert survey.status().complete
         assert survey.config == dataclasses.replace(OLD, minima=4)
+        assert not survey.config.laws
         assert survey.theta("m01").shape == (2,)
         survey.report(old.parent / "old.html")
     assert (old / "survey.sqlite").read_bytes() == before

@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from thalweg.report import curvature, figures, passes, tables
+from thalweg.report import curvature, figures, laws, passes, tables
 from thalweg.report.density import Curve, density
 from thalweg.report.frame import Figure
 from thalweg.report.names import count, labels, pair
@@ -75,6 +75,7 @@ def render(record: SurveyRecord) -> str:
             _level_sets(record, specs),
             _curvature(record, specs),
             _spectra(record, specs),
+            _laws(record, specs),
             _layers(record, specs),
             _minima(record),
             _failures(record),
@@ -257,6 +258,7 @@ def _answers(record: SurveyRecord) -> str:
         ("How high are the passes?", said.passes),
         ("Which minimum is the flattest?", said.flattest),
         ("Are they minima?", said.index),
+        ("Is the bulk that of a random matrix?", laws.words(_known(record))),
         ("What are the tops of the paths?", passes.critical(record)),
         ("How curved are the level sets?", passes.curved(record)),
         ("What of the minima not found?", passes.unseen(record)),
@@ -373,10 +375,22 @@ def _curvature(record: SurveyRecord, specs: dict[str, Figure]) -> str:
     )
 
 
-def _spectra(record: SurveyRecord, specs: dict[str, Figure]) -> str:
+def _known(record: SurveyRecord) -> list[tuple[str, SpectrumRecord]]:
     names = labels(record)
-    known = [(names[m.id], m.spectrum) for m in record.minima if m.spectrum is not None]
+    return [(names[m.id], m.spectrum) for m in record.minima if m.spectrum is not None]
+
+
+def _spectra(record: SurveyRecord, specs: dict[str, Figure]) -> str:
+    known = _known(record)
     return spectra(known, record.dim, specs) if known else ""
+
+
+def _laws(record: SurveyRecord, specs: dict[str, Figure]) -> str:
+    known = [(name, each) for name, each in _known(record) if each.laws]
+    if not known:
+        return ""
+    drawn = figure("laws", laws.overlay(known), specs, laws.CAPTION)
+    return section("The bulk and random matrices", drawn, laws.beside(known))
 
 
 def _layers(record: SurveyRecord, specs: dict[str, Figure]) -> str:

@@ -6,6 +6,7 @@ from thalweg.survey.errors import SurveyError as SurveyError
 from thalweg.survey.records import DensityRecord as DensityRecord
 from thalweg.survey.records import EigenRecord as EigenRecord
 from thalweg.survey.records import FailureRecord as FailureRecord
+from thalweg.survey.records import LawRecord as LawRecord
 from thalweg.survey.records import LayerRecord as LayerRecord
 from thalweg.survey.records import MinimumRecord as MinimumRecord
 from thalweg.survey.records import PathRecord as PathRecord

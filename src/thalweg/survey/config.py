@@ -20,7 +20,8 @@ _LEAST = {
     "saddle_gradients": 1, "levels": 0, "level_seeds": 1, "level_gradients": 1,
 }  # fmt: skip
 _POSITIVE = ("lr", "tolerance")
-_SWITCHES = ("layers", "saddles")
+_SWITCHES = ("layers", "laws", "saddles")
+_WORDS = {"path_method": ("auto", "line", "string", "band", "curve", "chain")}
 _FEWEST_SAMPLES = 32  # what `curvature.trace` asks for
 _FEWEST_PROBES = 4  # what `curvature.curvature_profile` asks for
 
@@ -52,6 +53,9 @@ class SurveyConfig:
         curvature_passes: The most passes over the data that all this may take.
         layers: Whether to measure each layer's own trace and largest eigenvalue, where the
             landscape has layers.
+        laws: Whether to fit laws of random-matrix theory to each density.
+        path_method: How paths are searched for: a method of `thalweg.paths.connect` that needs
+            no level.
         images: Points of the string between two minima.
         path_gradients: The most gradients and Hessian products that a path's search may take.
         searches_per_minimum: How many paths are searched for in all, for each minimum. The
@@ -90,6 +94,8 @@ class SurveyConfig:
     curvature_probes: int = 8
     curvature_passes: int = 60
     layers: bool = True
+    laws: bool = True
+    path_method: str = "auto"
     images: int = 13
     path_gradients: int = 2000
     searches_per_minimum: int = 3
@@ -120,6 +126,9 @@ class SurveyConfig:
                 f"curvature_probes must be 0 or at least {_FEWEST_PROBES}, got "
                 f"{self.curvature_probes}: fewer give no honest interval"
             )
+        for name, known in _WORDS.items():
+            if values[name] not in known:
+                raise ValueError(f"unknown {name} {values[name]!r}; use one of {', '.join(known)}")
         for name in _POSITIVE:
             if not (values[name] > 0 and math.isfinite(values[name])):
                 raise ValueError(f"{name} must be positive and finite, got {values[name]!r}")
@@ -173,6 +182,8 @@ def _check_types(values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         if name in _SWITCHES:
             fits, words = isinstance(value, bool), "true or false"
+        elif name in _WORDS:
+            fits, words = isinstance(value, str), "a word"
         elif name in _LEAST:
             fits, words = isinstance(value, int) and not isinstance(value, bool), "an integer"
         else:

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from thalweg.survey.records import DensityRecord, EigenRecord, LayerRecord, SpectrumRecord
+from thalweg.survey.records import (
+    DensityRecord,
+    EigenRecord,
+    LawRecord,
+    LayerRecord,
+    SpectrumRecord,
+)
 
 if TYPE_CHECKING:
     from thalweg.curvature.density import SpectralDensity
@@ -76,8 +82,8 @@ def density_record(density: SpectralDensity) -> DensityRecord:
     )
 
 
-def spectrum_record(profile: CurvatureProfile) -> SpectrumRecord:
-    """Return what a profile says of the whole spectrum."""
+def spectrum_record(profile: CurvatureProfile, laws: tuple[LawRecord, ...] = ()) -> SpectrumRecord:
+    """Return what a profile says of the whole spectrum, and the laws fitted to it."""
     inertia = profile.inertia
     return SpectrumRecord(
         density=density_record(profile.density),
@@ -91,6 +97,7 @@ def spectrum_record(profile: CurvatureProfile) -> SpectrumRecord:
         log_determinant=profile.log_determinant,
         effective_dimension=profile.effective_dimension,
         frobenius_norm=profile.frobenius_norm,
+        laws=laws,
     )
 
 

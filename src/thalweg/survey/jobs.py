@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -23,13 +24,15 @@ from thalweg.landscape import (
     make_generator,
 )
 from thalweg.optim import minimise, train
-from thalweg.paths import line, string
+from thalweg.paths import connect, line
+from thalweg.paths.connect import Method
 from thalweg.survey.config import SurveyConfig
 from thalweg.survey.curvature import eigen_record, floats, layer_records, spectrum_record
 from thalweg.survey.errors import SurveyError
+from thalweg.survey.laws import law_records
 from thalweg.survey.outcomes import Connected, Found, Measured
 from thalweg.survey.plan import Job, job_seed
-from thalweg.survey.records import EigenRecord, LayerRecord, SpectrumRecord
+from thalweg.survey.records import EigenRecord, LawRecord, LayerRecord, SpectrumRecord
 
 __all__ = ["adopt", "characterise", "check_policy", "join", "search", "threads"]
 
@@ -198,11 +201,15 @@ def _curvature(
             seed=job_seed(seed, "profile"),
             progress=report,
         )
+        laws: tuple[LawRecord, ...] = ()
+        if config.laws:
+            report(0.9, "laws of random matrices")
+            laws = law_records(profile.density, profile.inertia.tau, job_seed(seed, "laws"))
         found = _Curvature(
             eigen_record(profile.eigenpairs),
             profile.eigenpairs.vectors,
             profile.trace,
-            spectrum_record(profile),
+            spectrum_record(profile, laws),
             layer_records(profile.layers),
         )
     with Hessian(land, theta) as hessian:
@@ -229,7 +236,7 @@ def join(
     seed: int,
     report: Report,
 ) -> Connected:
-    """Connect two minima by a low path: a string that starts as the straight line.
+    """Connect two minima by a low path, searched for from the straight line on.
 
     The maximum is the largest loss along the path, an absolute value like that
     of the line; the barrier is measured above the higher end.
@@ -237,10 +244,11 @@ def join(
     before = land.cost
     straight = line(land, a, b)
     report(0.1, f"straight line: {straight.maximum}")
-    path = string(
+    path = connect(
         land,
         a,
         b,
+        method=cast("Method", config.path_method),
         start=straight,
         images=config.images,
         max_gradients=config.path_gradients,

@@ -41,6 +41,10 @@ _STEPS: dict[int, tuple[str, ...]] = {
         "method VARCHAR NOT NULL, cost JSON NOT NULL, seconds DOUBLE PRECISION NOT NULL, "
         "PRIMARY KEY (a, b))",
     ),
+    3: (  # all paths were strings and no law was fitted, and the survey goes on so
+        "UPDATE survey SET config = json_set(config, '$.path_method', 'string', "
+        "'$.laws', json('false'))",
+    ),
 }
 """What turns each layout into the next."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from thalweg.estimate import Bound, Cost, Estimate
@@ -12,6 +13,7 @@ __all__ = [
     "DensityRecord",
     "EigenRecord",
     "FailureRecord",
+    "LawRecord",
     "LayerRecord",
     "LevelRecord",
     "LevelSetRecord",
@@ -59,6 +61,51 @@ class DensityRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class LawRecord:
+    """A law of random-matrix theory beside a measured spectrum.
+
+    Args:
+        name: ``"semicircle"``, ``"marchenko-pastur"``, or ``"free"`` for the free sum of both.
+        verdict: ``"accepted"``, ``"rejected"``, ``"unresolved"`` or ``"does not apply"``; with
+            the last, nothing was fitted.
+        reason: Why, in a sentence.
+        parameters: What was fitted, by name; the errors are those of matrices of this law.
+        support: The law's intervals, without the atom that it may have at zero.
+        atom: Its share of eigenvalues that are exactly zero.
+        grid: Eigenvalues at which the law's density is given.
+        values: That density, smoothed like the measured one, and as high as its share.
+        size: How many eigenvalues were fitted.
+        fitted: Their share of all.
+        outliers: How many lie beyond the edges.
+        distance: Largest distance of the two distribution functions (Kolmogorov-Smirnov).
+        wasserstein: The area between them, in the units of an eigenvalue.
+        p_value: The share of matrices of this law that lie as far off; NaN where the law was
+            ruled out without.
+        replicates: How many matrices were drawn; the fit needs no evaluation of the loss.
+        seed: Their seed.
+        method: How it was computed.
+    """
+
+    name: str
+    verdict: str
+    reason: str
+    parameters: dict[str, Estimate] = field(default_factory=dict)
+    support: tuple[tuple[float, float], ...] = ()
+    atom: float = 0.0
+    grid: tuple[float, ...] = ()
+    values: tuple[float, ...] = ()
+    size: int = 0
+    fitted: float = 0.0
+    outliers: int = 0
+    distance: float = math.nan
+    wasserstein: float = math.nan
+    p_value: float = math.nan
+    replicates: int = 0
+    seed: int | None = None
+    method: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SpectrumRecord:
     """The whole Hessian spectrum at a minimum: its density, and what is counted or summed.
 
@@ -75,6 +122,7 @@ class SpectrumRecord:
         log_determinant: Logarithm of the determinant of the Hessian plus `shift`.
         effective_dimension: Sum of eigenvalue over eigenvalue plus `shift`.
         frobenius_norm: Root of the sum of all squared eigenvalues.
+        laws: Laws of random-matrix theory beside it, the best first; empty where none was tried.
     """
 
     density: DensityRecord
@@ -88,6 +136,7 @@ class SpectrumRecord:
     log_determinant: Estimate
     effective_dimension: Estimate
     frobenius_norm: Estimate
+    laws: tuple[LawRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from thalweg.survey.errors import SurveyError
 from thalweg.survey.records import (
     DensityRecord,
     EigenRecord,
+    LawRecord,
     LayerRecord,
     LevelRecord,
     LevelSetRecord,
@@ -74,7 +75,20 @@ def _spectrum(data: Mapping[str, Any]) -> SpectrumRecord:
         for name, item in data.items()
     }
     values["density"] = _density(data["density"])
+    values["laws"] = tuple(map(_law, data.get("laws", ())))
     return SpectrumRecord(**{**values, "certified": tuple(data["certified"])})
+
+
+def _law(data: Mapping[str, Any]) -> LawRecord:
+    return LawRecord(
+        **{
+            **data,
+            "parameters": _estimates(data["parameters"]),
+            "support": tuple(map(tuple, data["support"])),
+            "grid": tuple(data["grid"]),
+            "values": tuple(data["values"]),
+        }
+    )
 
 
 def _layer(data: Mapping[str, Any]) -> LayerRecord:

@@ -24,7 +24,7 @@ __all__ = [
     "Saddle",
 ]
 
-SCHEMA = 3
+SCHEMA = 4
 """Layout version, kept in the database's ``PRAGMA user_version``."""
 
 

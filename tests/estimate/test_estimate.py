@@ -13,7 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from thalweg.estimate import Bound, Cost, Estimate, Verdict, from_json
+from thalweg.estimate import Bound, Cost, Estimate, Verdict, from_json, good_turing
 
 counts = st.integers(0, 10**9)
 costs = st.builds(Cost, counts, counts, counts, st.floats(0, 1e9))
@@ -223,3 +223,20 @@ def test_verdicts() -> None:
 def test_what_was_not_stored_here(stored: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         from_json(stored)
+
+
+def test_unseen_kinds_by_hand():
+    unseen = good_turing(3, 2, 12)
+    assert unseen.value == 3 / 12
+    assert unseen.stderr == pytest.approx(math.sqrt(0.25 * 0.75 / 12 + 4 / 144))
+    low, high = unseen.interval
+    assert low == 0.0
+    variance = high * (1 - high) / 12 + 2 * 2 / 144
+    assert (high - 3.5 / 12) ** 2 == pytest.approx(1.959964**2 * variance, rel=1e-6)
+    nothing = good_turing(0, 0, 0)
+    assert math.isnan(nothing.value)
+    assert nothing.interval == (0.0, 1.0)
+    with pytest.raises(ValueError, match="3 kinds seen once and 2 twice are not in 6 draws"):
+        good_turing(3, 2, 6)
+    with pytest.raises(ValueError, match="level must lie strictly between 0 and 1, not 1"):
+        good_turing(0, 0, 3, level=1)

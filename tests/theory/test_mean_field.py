@@ -35,7 +35,7 @@ def test_the_landscape_is_the_network():
     assert float(land.loss(theta)) == pytest.approx(total)
 
 
-@pytest.mark.parametrize("width", [1, 4, 50])
+@pytest.mark.parametrize("width", [4, *(pytest.param(m, marks=pytest.mark.slow) for m in (1, 50))])
 def test_the_moments_of_a_finite_network_are_exact_at_every_step(width):
     inputs = white(12, 3, 0)
     teacher = torch.tensor([1.0, -0.5, 2.0], dtype=F64)
@@ -76,6 +76,7 @@ def test_small_steps_follow_the_ordinary_differential_equation():
     assert exact[2] - exact[3] - exact[6] == pytest.approx(1 - 2, abs=1e-8)
 
 
+@pytest.mark.slow
 def test_linear_networks_reach_the_exact_limit():
     study = mean_field(
         (16, 64, 256), activation="linear", dim=3, examples=20, replicas=30, time=3.0, seed=1
@@ -92,6 +93,7 @@ def test_linear_networks_reach_the_exact_limit():
     assert "the exact limit" in str(study)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 def test_fluctuations_fall_as_one_over_the_width(activation):
     study = mean_field(
@@ -104,6 +106,7 @@ def test_fluctuations_fall_as_one_over_the_width(activation):
     assert "theory -1" in str(study)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_study():
     first, again = (
         mean_field((2, 4), dim=2, examples=5, replicas=3, time=1.0, seed=3) for _ in range(2)
@@ -112,6 +115,7 @@ def test_the_same_seed_gives_the_same_study():
     assert first.exponent == again.exponent
 
 
+@pytest.mark.slow
 def test_a_rate_that_is_too_large_is_told():
     study = mean_field(
         (2, 4), dim=2, examples=5, replicas=3, activation="square", time=4000.0, lr=40.0, seed=0

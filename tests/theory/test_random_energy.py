@@ -23,6 +23,17 @@ def test_the_published_constants():
     assert asymptotic == pytest.approx([-0.745, -0.762, -0.772], abs=5e-4)
 
 
+@pytest.mark.parametrize(("n", "exact"), [(12, -0.7402), (16, -0.7586), (20, -0.7704)])
+def test_the_exact_mean_of_the_minimum(n, exact):
+    """The least of M normals has the density M phi(x) Phi(-x)^(M-1): on a grid."""
+    x = np.linspace(-12, 3, 300_001)
+    count = 2.0**n
+    density = count * stats.norm.pdf(x) * np.exp((count - 1) * stats.norm.logsf(x))
+    mean = (x * density).sum() * (x[1] - x[0]) / math.sqrt(2 * n)  # a level has variance n / 2
+    assert mean == pytest.approx(exact, abs=5e-5)
+    assert RandomEnergyModel(n).minimum_mean() == pytest.approx(mean, abs=1e-9)
+
+
 def test_the_limit_freezes_continuously():
     below, above = (thermodynamic_limit(CRITICAL_BETA + d) for d in (-1e-7, 1e-7))
     for name in ("free_energy", "energy", "entropy", "participation"):
@@ -103,6 +114,7 @@ def test_exact_thermodynamics_are_consistent():
     assert at.annealed < at.free_energy
 
 
+@pytest.mark.slow
 def test_finite_size_tends_to_the_limit():
     limit = thermodynamic_limit(2 * CRITICAL_BETA)
     gaps = []
@@ -115,6 +127,7 @@ def test_finite_size_tends_to_the_limit():
     assert warm.free_energy == pytest.approx(thermodynamic_limit(0.8).free_energy, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_samples_agree_with_the_exact_values():
     found = RandomEnergyModel(12).sample(
         [0.8, CRITICAL_BETA, 4.0], disorders=200, level=0.999, seed=7

@@ -125,6 +125,7 @@ def test_descents_of_the_example_are_proven_minima(module: Any) -> None:
     assert again.energies.tolist() == pytest.approx([row["energy"] for row in rows[2:4]])
 
 
+@pytest.mark.slow
 def test_a_power_of_the_variance_is_recovered_and_another_shape_refused(module: Any) -> None:
     laws = module("laws")
     source = np.random.default_rng(0)
@@ -150,6 +151,7 @@ def test_whole_disorders_are_drawn_anew(module: Any) -> None:
     assert 2 < wide.stderr / narrow.stderr < 5  # of 60 against 600 independent values
 
 
+@pytest.mark.slow
 def test_correlation_scaling_and_trend(module: Any) -> None:
     laws = module("laws")
     source = np.random.default_rng(2)

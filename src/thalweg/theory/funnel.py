@@ -1,8 +1,9 @@
 r"""Is a landscape a funnel? Two numbers from points, their energies and a solution.
 
 In a funnel, energy falls towards the solution (Bryngelson and Wolynes), and the fall is large
-beside the roughness. In a spherical p-spin glass the minima that descents find know nothing of
-each other: there is no funnel.
+beside the roughness. In a spherical p-spin glass it falls no further than its covariance has it:
+at overlap q with a point of energy u the mean is u q^p, which vanishes beside the roughness as n
+grows. At small n a weak correlation is left (some -0.2 at n = 80, p = 3).
 """
 
 from __future__ import annotations

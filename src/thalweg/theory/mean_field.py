@@ -329,6 +329,9 @@ def mean_field(
     same activation, or for ``"linear"`` a vector with exactly white inputs, where the limit is
     known (`LinearMoments`).
 
+    Each width takes some 6 `replicas` `time / lr` $m$ `examples` `dim` floating-point operations,
+    so that the largest width takes most of the time.
+
     Args:
         widths: The widths $m$, rising, at least two.
         dim: Inputs of the network.

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from scipy.special import betaincinv, ndtri
 
-from thalweg.estimate import Estimate
+from thalweg.estimate import Estimate, good_turing
 
 __all__ = [
     "BasinStatement",
@@ -207,10 +207,7 @@ def outside_probability(
 def unseen_probability(labels: Sequence[Hashable], *, level: float = 0.95) -> Estimate:
     r"""Return the probability that a fresh seed leads to a minimum not seen, by Good and Turing.
 
-    $\hat M = n_1 / K$ with $n_1$ minima seen once; $\hat M - M$ has variance about
-    $M(1-M)/K + 2 n_2/K^2$. The interval solves $(\hat M - M)^2 \le z^2 \mathrm{Var}$ for $M$,
-    as Wilson's does, with $n_1$ less 1 for the lower end and plus 1/2 for the upper one, so
-    that few seeds do not make it collapse. It is approximate below about 20 seeds.
+    `thalweg.estimate.good_turing` of the minima seen once and twice, with formula and interval.
 
     Args:
         labels: For each seed, which minimum it led to.
@@ -222,30 +219,12 @@ def unseen_probability(labels: Sequence[Hashable], *, level: float = 0.95) -> Es
     Raises:
         ValueError: If there are no labels or `level` is not in (0, 1).
 
-    Source:
-        Good, Biometrika 40, 237 (1953); Esty, Ann. Statist. 11, 905 (1983), for the
-        variance; McAllester & Schapire, COLT 2000, for a bound without approximation,
-        which is several times as wide.
-
     Example:
         >>> print(unseen_probability(["a"] * 12 + ["b"] * 5 + ["c", "d", "e"]))
         0.15 in [0.03, 0.39] (95 %)
     """
     once, twice, total = _tally(labels)
-    _check_level(level)
-    z = float(ndtri((1 + level) / 2))
-    low = _score_end(max(once - 1.0, 0.0), twice, total, -z)
-    high = _score_end(min(once + 0.5, float(total)), twice, total, z)
-    value = once / total
-    variance = value * (1 - value) / total + 2 * twice / total**2
-    return Estimate(
-        value,
-        math.sqrt(variance) if variance > 0 else math.nan,
-        (min(max(0.0, low), value), max(min(1.0, high), value)),  # a root may be an ulp off
-        total,
-        level=level,
-        method="Good-Turing, score interval with Esty's variance",
-    )
+    return good_turing(once, twice, total, level=level)
 
 
 def distinct_minima(labels: Sequence[Hashable], *, level: float = 0.95) -> Estimate:
@@ -304,14 +283,6 @@ def _tally(labels: Sequence[Hashable]) -> tuple[int, int, int]:
         raise ValueError("no seeds: give one label for each minimum that was sampled")
     times = Counter(Counter(labels).values())
     return times[1], times[2], len(labels)
-
-
-def _score_end(once: float, twice: int, total: int, z: float) -> float:
-    """Return one root M of (once/total - M)^2 = z^2 (M (1 - M)/total + 2 twice/total^2)."""
-    share, square = once / total, z * z
-    a, b = 1 + square / total, 2 * share + square / total
-    c = share**2 - 2 * square * twice / total**2
-    return (b + math.copysign(math.sqrt(max(b * b - 4 * a * c, 0.0)), z)) / (2 * a)
 
 
 def _check_level(level: float) -> None:

@@ -29,6 +29,7 @@ def test_goe_moments_are_exact(n):
     assert (np.diff(values) >= 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [0, 2, 5])
 def test_tridiagonal_equals_dense_in_law(k):
     dense = np.linalg.eigvalsh(goe_matrices(6, 6_000, seed=1))[:, k]
@@ -53,6 +54,7 @@ def test_one_eigenvalue_is_that_of_all(k):
     assert goe_eigenvalue(1, 0, 3, seed=4).shape == (3,)
 
 
+@pytest.mark.slow
 def test_edge_at_large_order():
     """The highest eigenvalue is near 2 - 1.2065 n^(-2/3), the mean of Tracy and Widom's law."""
     n = 1000
@@ -70,6 +72,7 @@ def test_wishart_moments_are_exact(n, m):
     assert (values[:, : max(0, n - m)] == 0).all()
 
 
+@pytest.mark.slow
 def test_wishart_equals_dense_in_law():
     X = np.random.default_rng(0).standard_normal((6_000, 4, 6))
     dense = np.linalg.eigvalsh(X @ X.swapaxes(1, 2) / 6)

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from thalweg.curvature import MatrixOperator, spectral_density
 from thalweg.theory.random_matrix.ensembles import goe_eigenvalues, wishart_eigenvalues
@@ -47,6 +48,7 @@ def test_planted_parameters_are_recovered() -> None:
     assert again.parameters == fit.parameters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio", [0.4, 2.0])
 def test_marchenko_pastur_with_and_without_an_atom(ratio: float) -> None:
     values = wishart_eigenvalues(N, round(N / ratio), variance=1.5, seed=4)[0]
@@ -73,6 +75,7 @@ def test_the_free_sum_is_told_from_its_parts() -> None:
     assert found.__rich__().row_count == 3
 
 
+@pytest.mark.slow
 def test_spectra_of_no_ensemble_are_rejected() -> None:
     rng = np.random.default_rng(5)
     for values in (np.linspace(1, 3, N), 1 + rng.pareto(1.5, N), rng.standard_normal(N) + 5):
@@ -80,17 +83,22 @@ def test_spectra_of_no_ensemble_are_rejected() -> None:
             assert fit_law(values, law, replicates=99, seed=1).verdict.no
 
 
+@pytest.mark.slow
 def test_independent_samples_of_the_law_are_rejected_for_they_are_not_rigid() -> None:
     """The textbook p-value would accept them, and almost anything else."""
     rng = np.random.default_rng(6)
     values = semicircle_quantile(rng.random(300))
     fit = fit_law(values, replicates=99, seed=1)
     assert fit.verdict.no
-    assert fit.distance > 2 * ks_distance(
-        WeightedSpectrum.of(goe_eigenvalues(300, seed=1)[0]), Semicircle()
-    )
+    assert stats.kstwo.sf(fit.distance, 300) > 0.05
+    rigid = [
+        ks_distance(WeightedSpectrum.of(row), Semicircle())
+        for row in goe_eigenvalues(300, 99, seed=1)
+    ]
+    assert fit.distance > max(rigid)
 
 
+@pytest.mark.slow
 def test_outliers_are_found_and_left_out() -> None:
     bulk = goe_eigenvalues(N, seed=7)[0]
     values = np.concatenate([bulk, [2.9, 3.0, 30.0, -4.0]])
@@ -101,8 +109,37 @@ def test_outliers_are_found_and_left_out() -> None:
     assert 2.0 in fit.parameters["radius"]
     assert fit.verdict.yes
     assert "4 beyond the edges" in str(fit)
-    kept = fit_law(values, outliers=0, replicates=99, seed=1)
+    assert "accepted apart from 4 eigenvalues beyond its edges" in str(fit.verdict)
+    kept = fit_law(values, outliers=2, replicates=99, seed=1)
     assert kept.verdict.no
+    assert "more eigenvalues lie beyond its edges than the 2 that were let off" in str(kept)
+
+
+@pytest.mark.slow
+def test_a_tail_is_no_set_of_outliers() -> None:
+    """A bulk with as many values beyond its edges as may be let off, and one more."""
+    bulk = goe_eigenvalues(N, seed=7)[0]
+    for count, answer in ((11, "yes"), (12, "no")):
+        values = np.concatenate([bulk, np.geomspace(2.9, 30, count)])
+        fit = fit_law(values, replicates=99, seed=1)
+        assert fit.verdict.answer == answer
+        assert len(fit.outliers) == 11  # a tenth of them
+
+
+def test_too_few_matrices_reject_nothing_and_accept_nothing() -> None:
+    fit = fit_law(np.linspace(1, 3, N), replicates=49, seed=1)
+    assert fit.p_value == 0.02
+    assert fit.verdict.unresolved
+    assert "0 of 49 matrices" in str(fit)
+    assert "take replicates=99 or more" in str(fit)
+
+
+def test_progress_is_told() -> None:
+    told: list[tuple[float, str]] = []
+    values = goe_eigenvalues(30, seed=1)[0]
+    fit_law(values, replicates=19, seed=1, progress=lambda *told_of: told.append(told_of))
+    assert len(told) == 19
+    assert told[-1] == (1.0, "semicircle: 19 of 19 matrices")
 
 
 def test_few_eigenvalues_decide_nothing() -> None:
@@ -161,27 +198,40 @@ def test_refusals(unchecked) -> None:
     assert "no fit" in str(found)
 
 
-@pytest.mark.calibration
-@pytest.mark.parametrize("law", ["semicircle", "marchenko-pastur", "free"])
-def test_intervals_and_p_values_are_calibrated(law, calibration) -> None:
-    n, replicates = 60, 39
-    planted = {
-        "semicircle": {"centre": 0.0, "radius": 2.0},
-        "marchenko-pastur": {"ratio": 0.5, "sigma2": 1.0},
-        "free": {"ratio": 0.5, "sigma2": 1.0, "noise": 0.3},
-    }[law]
-    hits, kept = dict.fromkeys(planted, 0), 0
-    for seed in calibration.seeds:
+PLANTED = {
+    "semicircle": {"centre": 0.0, "radius": 2.0},
+    "marchenko-pastur": {"ratio": 0.5, "sigma2": 1.0},
+    "free": {"ratio": 0.5, "sigma2": 1.0, "noise": 0.1},
+}
+
+
+def covered(law: str, n: int, seeds: range) -> dict[str, int]:
+    """Count the seeds whose intervals hold what was planted, and whose p exceeds 0.05."""
+    hits = dict.fromkeys([*PLANTED[law], "p > 0.05"], 0)
+    for seed in seeds:
         if law == "semicircle":
             values = goe_eigenvalues(n, seed=seed)[0]
         elif law == "free":
-            values = free_sample(n, 0.5, 0.3, seed)
+            values = free_sample(n, 0.5, 0.1, seed)
         else:
             values = wishart_eigenvalues(n, 2 * n, seed=seed)[0]
-        fit = fit_law(values, law, replicates=replicates, seed=10_000 + seed)
-        kept += fit.p_value > 0.05
-        for name, truth in planted.items():
+        fit = fit_law(values, law, distance="ks", replicates=19, seed=10_000 + seed)
+        hits["p > 0.05"] += fit.p_value > 0.05
+        for name, truth in PLANTED[law].items():
             hits[name] += truth in fit.parameters[name]
-    for name, count in hits.items():
-        calibration.check(f"{law}: {name}, n = {n}", count)
-    calibration.check(f"{law}: p > 0.05 for its own ensemble, n = {n}", kept)
+    return hits
+
+
+@pytest.mark.calibration
+@pytest.mark.parametrize("law", ["semicircle", "marchenko-pastur"])
+def test_intervals_and_p_values_are_calibrated(law, calibration) -> None:
+    for name, count in covered(law, 40, calibration.seeds).items():
+        calibration.check(f"{law}: {name}, n = 40", count)
+
+
+@pytest.mark.slow
+def test_intervals_of_the_free_sum_cover() -> None:
+    """Its law is the dearest: 25 seeds, held to the calibration's rule, here 18 of them."""
+    least = int(stats.binom.ppf(1e-4, 25, 0.95))
+    assert least == 18
+    assert min(covered("free", 60, range(25)).values()) >= least

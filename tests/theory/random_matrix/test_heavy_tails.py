@@ -19,6 +19,7 @@ def pareto(n: int, alpha: float, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).random(n) ** (-1 / (alpha - 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [2.2, 4.5])
 def test_a_planted_exponent(alpha: float) -> None:
     """4.5 lies beyond the library's own range, which ends at 3."""
@@ -32,20 +33,26 @@ def test_a_planted_exponent(alpha: float) -> None:
     assert fit_tail(pareto(400, alpha, 1), replicates=49, seed=2).p_value == fit.p_value
 
 
+@pytest.mark.slow
 def test_the_tail_alone_is_fitted() -> None:
-    values = np.concatenate(
-        [3 * pareto(300, 3.0, 3), np.random.default_rng(4).uniform(0.1, 3, 600)]
-    )
-    fit = fit_tail(values, replicates=49, seed=2)
-    assert 2.5 < fit.xmin < 6
-    assert fit.tail < 420  # 300, and what is uniform between 2.5 and 3
+    """At 3 the tail has 300 * 2 / 3 = 200 values a unit, what is below it 1800 / 2.9 = 620."""
+    body = np.random.default_rng(4).uniform(0.1, 3, 1800)
+    fit = fit_tail(np.concatenate([3 * pareto(300, 3.0, 3), body]), replicates=49, seed=2)
+    assert 2.9 < fit.xmin < 6
+    assert fit.tail < 350
     assert 3.0 in fit.alpha
 
 
-def test_another_law_is_rejected() -> None:
-    rng = np.random.default_rng(0)
-    uniform = fit_tail(rng.uniform(1, 2, 500), replicates=49, seed=2)
-    assert uniform.verdict.no
+def test_uniform_values_are_no_power_law() -> None:
+    assert fit_tail(np.random.default_rng(0).uniform(1, 2, 500), replicates=49, seed=2).verdict.no
+
+
+@pytest.mark.slow
+def test_exponential_values_are_no_power_law() -> None:
+    """Of 1000 values the last 70 or so pass for one: it takes 10 000 to tell the two apart."""
+    fit = fit_tail(np.random.default_rng(0).exponential(size=10_000), replicates=19, seed=2)
+    assert fit.tail >= 200
+    assert fit.verdict.no
 
 
 def test_a_short_tail_is_unresolved() -> None:
@@ -54,6 +61,7 @@ def test_a_short_tail_is_unresolved() -> None:
     assert "cannot tell a power law from others" in str(fit)
 
 
+@pytest.mark.slow
 def test_the_scan_agrees_with_the_library() -> None:
     import powerlaw
 
@@ -70,6 +78,7 @@ def test_the_scan_agrees_with_the_library() -> None:
     assert distance <= same.power_law.D + 1.01 / tail
 
 
+@pytest.mark.slow
 def test_random_weights_are_marchenko_pastur_and_heavy_ones_a_power_law() -> None:
     generator = torch.Generator().manual_seed(0)
     spec = ParameterSpec({"fc.weight": (80, 200), "fc.bias": (80,), "head.weight": (5, 80)})
@@ -94,10 +103,14 @@ def test_random_weights_are_marchenko_pastur_and_heavy_ones_a_power_law() -> Non
     assert found.__rich__().row_count == 2
     left, _, right = torch.linalg.svd(torch.randn(150, 150, generator=generator).double())
     heavy = left @ torch.diag(torch.from_numpy(pareto(150, 2.5, 1)).sqrt()) @ right
-    layer = weight_spectra({"w": heavy}, replicates=49, seed=1)["w"]
+    told: list[float] = []
+    layer = weight_spectra(
+        {"w": heavy}, replicates=99, seed=1, progress=lambda done, _: told.append(done)
+    )["w"]
+    assert told == [1.0]
     assert layer.verdict.yes
     assert 2.5 in layer.tail.alpha
-    assert layer.bulk.verdict.no or len(layer.bulk.outliers) >= 5  # the tail lies off any bulk
+    assert layer.bulk.verdict.no
     assert json.loads(json.dumps(layer.to_json()))["rows"] == 150
 
 
@@ -142,6 +155,7 @@ def test_unknown_options_are_refused() -> None:
         weight_spectra({"w": torch.eye(3)}, kernels="rows")
 
 
+@pytest.mark.slow
 def test_the_library_is_imported_only_when_a_tail_is_fitted() -> None:
     code = (
         "import sys, thalweg.theory.random_matrix.heavy_tails as h; "

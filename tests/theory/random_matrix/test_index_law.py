@@ -13,7 +13,6 @@ from thalweg.theory.random_matrix.index_law import (
     fit_index_power,
     index_fraction,
     index_prefactor,
-    index_spin_glass,
 )
 
 RATIOS = (0.1, 0.25, 0.5, 0.75)
@@ -31,7 +30,7 @@ def test_the_critical_energy_is_where_the_edge_reaches_zero(ratio: float) -> Non
 
 def test_the_printed_values() -> None:
     found = [critical_energy(ratio) for ratio in RATIOS]
-    assert found == pytest.approx([0.083435, 0.043510, 0.011271, 0.001266], abs=6e-7)
+    assert np.round(found, 6).tolist() == [0.083435, 0.043510, 0.011271, 0.001266]
     near = 0.999
     assert critical_energy(near) == pytest.approx(2 / 27 * (1 - near) ** 3, rel=1e-2)
     # the facts' values are of matrices with n = 1500, two eigenvalues of which are 0.0013
@@ -70,55 +69,58 @@ def test_the_three_halves_law(refined: bool) -> None:
         assert ratios[1] == pytest.approx(1, abs=0.002)
 
 
-def test_the_spin_glass_curve() -> None:
-    """Facts B5, measured and predicted at n = 60, p = 3."""
-    u = [-1.32, -1.13, -0.93, -0.70, -0.48, -0.23, -0.01, 0.18]
-    predicted = [0.049, 0.098, 0.159, 0.236, 0.314, 0.410, 0.497, 0.571]
-    assert index_spin_glass(u, 3).tolist() == pytest.approx(predicted, abs=2e-3)
-    threshold = -2 * math.sqrt(2 / 3)
-    assert float(index_spin_glass(threshold - 1e-9, 3)) == 0
-    assert index_spin_glass(1.7, 3) == 1
-
-
-def _points(seed: int, exponent: float = 1.5, noise: float = 0.002):
+def _points(seed: int, exponent: float = 1.5, noise: float = 0.001, bend: float = 0.8):
     rng = np.random.default_rng(seed)
     energies = rng.uniform(0.05, 0.25, 60)
     above = np.maximum(energies - 0.1, 0) / 0.1
-    indices = 0.1 * above**exponent
+    indices = 0.1 * above**exponent / (1 + bend * above)
     indices = indices + noise * rng.standard_normal(60) * (above > 0)
     return energies, np.clip(indices, 0, 1)
 
 
 def test_a_planted_power_law_is_found_and_another_is_not() -> None:
     energies, indices = _points(3)
-    fit = fit_index_power(energies, indices, replicates=100, seed=1)
+    fit = fit_index_power(energies, indices)
     assert 1.5 in fit.exponent
     assert 0.1 in fit.critical
     assert 0.1 in fit.prefactor
+    assert 0.8 in fit.correction
+    assert fit.window == pytest.approx(energies.max() / fit.critical.value - 1)
     assert "k = " in str(fit)
-    assert fit.to_json()["exponent"]["seed"] == 1
-    linear = fit_index_power(*_points(3, exponent=1.0), replicates=100, seed=1)
-    assert 1.5 not in linear.exponent
-    again = fit_index_power(energies, indices, replicates=100, seed=1)
-    assert again == fit
+    assert fit.to_json()["exponent"]["value"] == fit.exponent.value
+    steep = fit_index_power(*_points(3, exponent=2.5, noise=1e-4))
+    assert 1.5 not in steep.exponent
+    assert 2.5 in steep.exponent
 
 
-def test_the_law_itself_has_this_exponent_near_the_critical_energy() -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(("reach", "within"), [(0.06, 1e-4), (0.5, 0.01), (1.5, 0.02)])
+def test_the_law_itself_has_this_exponent_in_any_window(reach: float, within: float) -> None:
+    """A bare power finds 1.456 at a reach of 0.06 and 1.24 at 0.5."""
     ratio = 0.25
     at = critical_energy(ratio)
-    energies = at * (1 + np.linspace(-0.03, 0.06, 46))
-    fit = fit_index_power(energies, index_fraction(energies, ratio), replicates=40, seed=0)
-    assert fit.exponent.value == pytest.approx(1.5, abs=0.03)
-    assert fit.critical.value == pytest.approx(at, rel=2e-3)
-    assert fit.prefactor.value == pytest.approx(index_prefactor(ratio), rel=0.1)
+    energies = at * (1 + np.linspace(-0.5 * reach, reach, 46))
+    fit = fit_index_power(energies, index_fraction(energies, ratio))
+    assert fit.exponent.value == pytest.approx(1.5, abs=within)
+    assert fit.critical.value == pytest.approx(at, rel=0.2 * within)
+    assert fit.prefactor.value == pytest.approx(index_prefactor(ratio), rel=5 * within)
+    assert 0.7 < fit.correction.value < 0.9
+
+
+@pytest.mark.slow
+def test_points_that_do_not_bound_the_correction_say_so() -> None:
+    fit = fit_index_power(*_points(3, noise=0.01))
+    assert fit.correction.interval[1] == math.inf
+    assert 1.5 in fit.exponent
 
 
 @pytest.mark.calibration
 def test_intervals_of_the_power_law(calibration) -> None:
-    hits = dict.fromkeys(("exponent", "critical", "prefactor"), 0)
+    planted = {"exponent": 1.5, "critical": 0.1, "prefactor": 0.1, "correction": 0.8}
+    hits = dict.fromkeys(planted, 0)
     for seed in calibration.seeds:
-        fit = fit_index_power(*_points(seed), replicates=100, seed=seed)
-        for name, truth in (("exponent", 1.5), ("critical", 0.1), ("prefactor", 0.1)):
+        fit = fit_index_power(*_points(seed))
+        for name, truth in planted.items():
             hits[name] += truth in getattr(fit, name)
     for name, count in hits.items():
         calibration.check(f"index power law, {name}", count)
@@ -131,9 +133,7 @@ def test_refusals() -> None:
         critical_energy(0.5, sigma2=-1.0)
     with pytest.raises(ValueError, match="squared residuals is not negative"):
         index_fraction(-0.1, 0.5)
-    with pytest.raises(ValueError, match="degree of at least 2"):
-        index_spin_glass(0.0, 1)
-    with pytest.raises(ValueError, match="12 points and 4 of positive index, got 3 and 3"):
+    with pytest.raises(ValueError, match="12 points and 8 of positive index, got 3 and 3"):
         fit_index_power(np.ones(3), np.ones(3))
     with pytest.raises(ValueError, match="none NaN"):
         fit_index_power(np.full(20, np.nan), np.full(20, 0.5))

@@ -51,6 +51,8 @@ def test_density_cdf_and_stieltjes_agree_with_integrals(law: Law) -> None:
         start = law.atom if low >= 0 else 0.0
         assert float(law.cdf(x)) == pytest.approx(start + integral(lambda x: 1.0, x), abs=1e-10)
     assert float(law.cdf(low - 10)) == 0
+    for scalar in (law.cdf(0.0), law.density(0.1), law.stieltjes(1j)):  # not a numpy scalar
+        assert isinstance(scalar, np.ndarray)
     assert float(law.cdf(high + 10)) == pytest.approx(1, abs=1e-12)
     for z in (high + 0.5, low - 1.0, 1j, low - 0.2j, high + 0.1 - 0.3j):
         parts = [integral(lambda x, z=z, k=k: (k / (z - x)).real) for k in (1, -1j)]

@@ -80,6 +80,7 @@ def test_weak_spikes_stay_in_the_bulk() -> None:
     assert "squared overlap" in str(spiked_wigner(3.0))
 
 
+@pytest.mark.slow
 def test_a_spike_on_a_free_sum() -> None:
     n, energy, rng = 400, 0.1, np.random.default_rng(2)
     x, w = rng.standard_normal((n, 2 * n)), rng.standard_normal((n, n))
@@ -94,20 +95,29 @@ def test_a_spike_on_a_free_sum() -> None:
     assert spiked_law(MarchenkoPastur(2.0), -0.5).threshold == 0
 
 
+@pytest.mark.slow
 def test_the_transition_is_located_within_its_interval() -> None:
     found = locate_transition(STRENGTHS, sizes=(50, 200), samples=100, seed=0)
     assert 1.0 in found
     assert found.half_width < 0.1
     assert found.seed == 0
+    # the interval never shrinks below what the sizes allow
+    assert found.half_width > 0.2 * (50 * 200) ** (-1 / 3)
+
+
+@pytest.mark.slow
+def test_the_crossing_of_small_sizes_is_off_by_no_more_than_is_allowed_for() -> None:
+    found = locate_transition(STRENGTHS, sizes=(20, 80), samples=3000, seed=1)
+    assert abs(found.value - 1) < 0.2 * (20 * 80) ** (-1 / 3) + 3 * found.stderr
 
 
 @pytest.mark.calibration
 def test_the_interval_of_the_transition(calibration) -> None:
     hits = sum(
-        1.0 in locate_transition(STRENGTHS, sizes=(50, 200), samples=40, seed=seed)
+        1.0 in locate_transition(STRENGTHS, sizes=(30, 120), samples=40, seed=seed)
         for seed in calibration.seeds
     )
-    calibration.check("BBP transition, n = 50 and 200", hits)
+    calibration.check("BBP transition, n = 30 and 120", hits)
 
 
 def test_refusals() -> None:

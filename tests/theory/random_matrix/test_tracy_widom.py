@@ -71,6 +71,7 @@ def test_the_tails() -> None:
         assert float(tracy_widom_survival(s)) == pytest.approx(tail, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_p_values_of_sampled_edges_are_uniform_enough() -> None:
     top = goe_eigenvalue(200, -1, 1000, seed=1)
     p = goe_scaling(200).p_value(top)

@@ -58,6 +58,7 @@ def test_step_of_the_3_spin():
     assert (3 + z) / math.sqrt(3 * (1 + z)) == pytest.approx(ground_state_energy(3), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_ground_state_with_a_field():
     """Symmetric exactly where the field trivialises; continuous there; sqrt(xi'(1)) beyond."""
     assert trivialising_field(3) == 3.0

@@ -59,6 +59,7 @@ def test_corrected_langevin_draws_from_the_gibbs_law(land, truth, temperature):
     assert mean.stderr < 0.012
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("land", "truth", "temperature"), CASES)
 def test_plain_langevin_is_off_by_the_order_of_its_step(land, truth, temperature):
     times = np.linspace(2, 12, 21)
@@ -71,6 +72,7 @@ def test_plain_langevin_is_off_by_the_order_of_its_step(land, truth, temperature
     assert abs(coarse.mean_energy(after=3).value - truth) > 10 * mean.stderr
 
 
+@pytest.mark.slow
 def test_hot_glasses_have_energy_minus_beta():
     beta, means = 0.4, []
     for seed in range(6):
@@ -83,6 +85,7 @@ def test_hot_glasses_have_energy_minus_beta():
     assert over.stderr < 0.02
 
 
+@pytest.mark.slow
 def test_isotropic_noise_is_langevin():
     h, temperature = 0.05, 0.6
     run = descend(
@@ -93,7 +96,7 @@ def test_isotropic_noise_is_langevin():
     assert abs(mean.value - CASES[0][1]) < 4 * mean.stderr + 0.03
 
 
-@pytest.mark.parametrize("p", [2, 3, 4, {1: 1.0, 3: 0.5}])
+@pytest.mark.parametrize("p", [2, 4, {1: 1.0, 3: 0.5}])
 def test_coupling_noise_is_unbiased(p, generator):
     """The mean over all subsets of 2 of 5 spins is the gradient; a biased one is not."""
     glass = SphericalPSpin(5, p, seed=1)
@@ -111,17 +114,16 @@ def test_coupling_noise_is_unbiased(p, generator):
 
 def test_the_flow_agrees_with_scipy_and_never_rises():
     glass = SphericalPSpin(6, 3, seed=0)
-    times = [0.5, 1.0, 2.0]
+    times = [0.5, 1.0]
     run = gradient_flow(glass, times, start=2, tolerance=1e-6, keep_points=True, seed=4)
     begin = gradient_flow(glass, [0.0], start=2, seed=4).state.points
 
     def slope(_, x):
         return -energy_and_gradient(glass, torch.from_numpy(x)[None])[1][0].numpy()
 
-    for replica in range(2):
-        truth = solve_ivp(slope, (0, 2), begin[replica].numpy(), t_eval=times, rtol=1e-7, atol=1e-7)
-        assert np.allclose(run.points[:, replica].numpy(), truth.y.T, atol=1e-4)
-    many = gradient_flow(glass, np.linspace(0, 10, 21), start=8, seed=5)
+    truth = solve_ivp(slope, (0, 1), begin[1].numpy(), t_eval=times, rtol=1e-6, atol=1e-6)
+    assert np.allclose(run.points[:, 1].numpy(), truth.y.T, atol=1e-4)
+    many = gradient_flow(glass, np.linspace(0, 4, 21), start=8, tolerance=1e-4, seed=5)
     assert (many.energies.diff(dim=0) <= 1e-13).all()
     assert torch.allclose(many.state.points.norm(dim=1), torch.tensor(6.0).double().sqrt())
 
@@ -136,29 +138,29 @@ def test_the_flow_agrees_with_scipy_and_never_rises():
     ],
 )
 def test_a_resumed_run_is_the_unbroken_one(go):
-    glass = SphericalPSpin(10, 3, seed=2)
-    whole = go(glass, [0.5, 1.0, 2.0, 3.0], start=4, seed=9)
+    glass = SphericalPSpin(6, 3, seed=2)
+    whole = go(glass, [0.5, 1.0, 1.5], start=4, seed=9)
     first = go(glass, [0.5, 1.0], start=4, seed=9)
-    second = go(glass, [2.0, 3.0], start=first.state)
+    second = go(glass, [1.5], start=first.state)
     assert torch.equal(torch.cat([first.energies, second.energies]), whole.energies)
     assert torch.equal(second.state.points, whole.state.points)
     assert second.state.steps == whole.state.steps
     assert second.seed == whole.seed == 9
-    other = go(glass, [0.5, 1.0], start=4, seed=10)
-    assert not torch.equal(other.energies, first.energies)
+    other = go(glass, [0.5], start=4, seed=10)
+    assert not torch.equal(other.energies[0], first.energies[0])
 
 
 def test_descents_end_at_proven_minima(generator):
-    glass = SphericalPSpin(30, 3, seed=0)
-    ends = local_minima(glass, starts=24, seed=1)
+    glass = SphericalPSpin(20, 3, seed=0)
+    ends = local_minima(glass, starts=8, seed=1)
     assert ends.certified.all()
     assert (ends.lowest > 0).all()
-    step = tangent(ends.points, torch.randn(24, 30, generator=generator, dtype=torch.float64))
+    step = tangent(ends.points, torch.randn(8, 20, generator=generator, dtype=torch.float64))
     for size in (1e-4, -1e-4, 1e-3):
         assert (glass.loss(ends.points + size * step) > ends.energies).all()
     same = local_minima(glass, starts=ends.points)
     assert torch.allclose(same.energies, ends.energies, atol=1e-12)
-    assert "24 of 24 descents ended at a proven local minimum" in str(ends)
+    assert "8 of 8 descents ended at a proven local minimum" in str(ends)
     hasty = local_minima(FunctionLandscape(lambda x: x[0] / x.norm(), 3), starts=2, seed=0)
     assert torch.allclose(hasty.energies, torch.tensor(-1.0).double())
 
@@ -196,7 +198,7 @@ def test_what_cannot_run_is_said(unchecked):
     with pytest.raises(ValueError, match="sd must not be negative, got -1"):
         IsotropicNoise(-1)
     bowl = FunctionLandscape(lambda x: x[0] / x.norm(), dim=3)
-    with pytest.raises(ValueError, match="has no couplings of known degrees to draw from"):
+    with pytest.raises(ValueError, match="has no couplings to draw from; use Isotropic"):
         descend(bowl, [1.0], noise=CouplingNoise(0.5))
     with pytest.raises(ValueError, match="an error needs at least 2 independent values, got 1"):
         descend(glass, [1.0], start=1, step=0.1).mean_energy()

@@ -39,7 +39,7 @@ def check_sample(found):
     assert found.radii.max() < 1e-6
 
 
-@pytest.mark.parametrize("p", [2, 3, 4, 5, 6])
+@pytest.mark.parametrize("p", [2, 3, *(pytest.param(p, marks=pytest.mark.slow) for p in (4, 5, 6))])
 def test_two_spins_against_the_roots_of_a_polynomial(p):
     glasses = [SphericalPSpin(2, p, seed=seed) for seed in range(10)]
     for glass, found in zip(glasses, enumerate_samples(glasses, seed=0), strict=True):
@@ -91,6 +91,7 @@ def newton_everywhere(glass, starts, seed):
     return sigma[glass.riemannian_gradient(sigma).norm(dim=1) < 1e-9]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "p"), [(3, 3), (4, 3), (3, 4)])
 def test_newton_from_many_starts_finds_the_same_points(n, p):
     glasses = [SphericalPSpin(n, p, seed=seed) for seed in range(3)]
@@ -110,6 +111,24 @@ def test_minus_the_sum_of_fourth_powers(n):
     assert torch.equal(found.indices, support - 1)
     assert found.energies.numpy() == pytest.approx(-n / support.numpy(), rel=1e-12)
     assert len(enumerate_critical_points(sum_of_powers(n, 3), seed=3)) == 2 * (2**n - 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gap", [s * 10.0**-k for k in (1, 3, 5, 6, 8) for s in (-1, 1)])
+def test_a_pair_that_leaves_the_reals_is_decided_or_told(gap):
+    """Of x^3 + 3 c x y^2 with c = 1/2 - gap: (1, 0), and slopes of square -2 gap / c.
+
+    With |A| some 1 / gap and rounding gamma some 1e-14, Kantorovich's 4 |A| L eta is some
+    16 gamma / gap^2: no proof is to be had below a gap of 1e-6.
+    """
+    tensor = torch.zeros(2, 2, 2, dtype=torch.float64)
+    tensor[0, 0, 0] = 1.0
+    tensor[0, 1, 1] = tensor[1, 0, 1] = tensor[1, 1, 0] = 0.5 - gap
+    found = enumerate_critical_points(tensor, seed=0, attempts=1)
+    if abs(gap) > 2e-6:
+        assert found.complete
+    if found.complete:
+        assert len(found) == (2 if gap > 0 else 6)
 
 
 @pytest.mark.parametrize("p", [3, 4])
@@ -157,9 +176,15 @@ _cubic[0, 0, 0], _cubic[0, 1, 1], _cubic[1, 0, 1], _cubic[1, 1, 0] = 1.0, 0.5, 0
 DEGENERATE["with a double point"] = _cubic
 
 
-@pytest.mark.parametrize("case", DEGENERATE)
+CHEAP = ("zero", "a multiple of the unit matrix", "with a circle of points")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [one if one in CHEAP else pytest.param(one, marks=pytest.mark.slow) for one in DEGENERATE],
+)
 def test_a_degenerate_tensor_is_never_complete(case):
-    found = enumerate_critical_points(DEGENERATE[case], seed=0, attempts=2)
+    found = enumerate_critical_points(DEGENERATE[case], seed=0, attempts=1)
     assert not found.complete
     assert "NOT COMPLETE" in str(found)
     assert "[yellow]NOT COMPLETE" in found.__rich__()
@@ -243,6 +268,7 @@ def test_the_joint_test_rejects_what_it_must():
         compare_counts(counts[:2], [3.0, 4.0, 3.0], 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "p"), [(5, 3), (4, 4)])
 def test_p_values_of_the_joint_test_are_uniform(n, p):
     """Counts of Gaussian spread with the dependences of real ones: 1000 tests of 60 samples."""
@@ -275,6 +301,7 @@ def example(name, monkeypatch):
     return module
 
 
+@pytest.mark.slow
 def test_the_example_resumes_and_refuses_to_compare_a_part(tmp_path, monkeypatch):
     runs, tables = example("runs", monkeypatch), example("tables", monkeypatch)
     monkeypatch.setattr(runs, "CLASSES", 7 * 5)  # five samples of n = 3, p = 3 in a batch
@@ -322,13 +349,15 @@ def test_counts_equal_kac_and_rice(calibration):
     """Totals and indices at p = 3, 4 in one test; every sample a complete enumeration.
 
     At 1000 seeds: 2000 spin glasses of each size to n = 5 and 200 of n = 6, 7, 8; below, as many
-    fewer as there are fewer seeds, and none of n = 8 at p = 3 and n = 7, 8 at p = 4.
+    fewer as there are fewer seeds, half of that at n = 5, and none of n = 8 at p = 3 and of n = 6,
+    7, 8 at p = 4.
     """
     seeds, compared = len(calibration.seeds), []
     for p, n in itertools.product((3, 4), range(2, 9)):
         samples = 2 * seeds if n <= 5 else seeds // 5
-        if seeds < 1000 and n + p > 10:
+        if seeds < 1000 and n + p > (10 if p == 3 else 9):
             continue
+        samples //= 2 if seeds < 1000 and n == 5 else 1
         glasses = [SphericalPSpin(n, p, seed=10**6 * (10 * p + n) + k) for k in range(samples)]
         found = enumerate_samples(glasses, seed=n)
         for one in found:

@@ -93,7 +93,13 @@ def test_the_linearisation_is_the_derivative():
     assert speed[0] == pytest.approx(later[0], abs=1e-7)
 
 
-@pytest.mark.parametrize(("n", "p"), [(2, 3), (4, 3), (6, 3), (3, 4), (4, 4), (3, 5), (2, 6)])
+@pytest.mark.parametrize(
+    ("n", "p"),
+    [
+        *((2, 3), (4, 3), (3, 4)),
+        *(pytest.param(*s, marks=pytest.mark.slow) for s in ((6, 3), (4, 4), (3, 5), (2, 6))),
+    ],
+)
 def test_all_classes_are_found_and_are_eigenvectors(n, p):
     tensors = gaussian(2, n, p, 10 * n + p)
     for tensor, classes in zip(tensors, eigenvector_classes(tensors, streams(2)), strict=True):
@@ -151,7 +157,7 @@ def test_further_attempts_find_what_the_first_lost(monkeypatch):
     assert calls[1] < calls[0]
 
 
-@pytest.mark.parametrize("drop", range(0, 7, 2))
+@pytest.mark.parametrize("drop", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in (2, 4, 6))])
 def test_a_start_point_left_out_is_missed(monkeypatch, drop):
     starts = np.delete(start_classes(3, 3), drop, axis=0)
     monkeypatch.setattr(homotopy, "start_classes", lambda n, p: starts)

@@ -8,20 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from thalweg.theory.spin_glass.kac_rice import expected_critical_points
 from thalweg.theory.spin_glass.model import SphericalPSpin
-from thalweg.theory.spin_glass.trivialisation import (
-    circle_critical_points,
-    critical_field,
-    trivialisation,
-)
+from thalweg.theory.spin_glass.thresholds import trivialising_field
+from thalweg.theory.spin_glass.trivialisation import circle_critical_points, trivialisation
 
 
-def test_the_critical_field_is_where_kac_rice_gives_2n():
-    from thalweg.theory.spin_glass.kac_rice import expected_critical_points
-
-    assert critical_field(2) == 0
+def test_the_trivialising_field_is_where_kac_rice_gives_2n():
+    assert trivialising_field(2) == 0
     for p in (3, 4, 5):
-        mixture = {1: critical_field(p), p: 1.0}
+        mixture = {1: math.sqrt(trivialising_field(p)), p: 1.0}
         assert expected_critical_points(7, mixture).value == pytest.approx(14, rel=1e-9)
 
 
@@ -51,6 +47,7 @@ def test_the_counts_on_the_circle_have_the_exact_means():
     assert (found.minima * 2 == found.counts).all()  # they alternate with maxima
 
 
+@pytest.mark.slow
 def test_few_spins_completely():
     found = trivialisation(3, 3, [0.0, 20.0], disorders=15, level=0.999, seed=2)
     assert found.complete
@@ -61,6 +58,19 @@ def test_few_spins_completely():
     assert math.isnan(found.means[1].stderr)  # no spread was seen, so no error is known
     assert "homotopy" in str(found)
     assert found.to_json()["complete"] is True
+
+
+@pytest.mark.slow
+def test_four_spins_completely():
+    seen = []
+    found = trivialisation(
+        4, 3, [1.0, 2.0], disorders=100, level=0.999, seed=100, progress=lambda f, w: seen.append(f)
+    )
+    for exact, mean in zip(found.expected.tolist(), found.means, strict=True):
+        assert exact in mean
+        assert 1.5 * exact not in mean
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
 
 
 @pytest.mark.slow
@@ -84,5 +94,3 @@ def test_refusals():
         trivialisation(3, 3, [1.0], method="circle")
     with pytest.raises(ValueError, match="two spins live on a circle"):
         circle_critical_points(SphericalPSpin(3, 3, seed=0), degree=3)
-    with pytest.raises(ValueError, match="at least 2, got 1"):
-        critical_field(1)

@@ -66,6 +66,7 @@ def test_the_published_counts():
     assert sum(OdecoTensor([1.0] * 200, 4).counts().values()) == 3**200 - 1
 
 
+@pytest.mark.slow
 def test_newton_from_many_starts_finds_these_points_and_no_others():
     land = OdecoTensor([1.0, 0.6, 1.7], 4, random_basis=True, seed=6)
     known = land.critical_points().points

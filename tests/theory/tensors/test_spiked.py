@@ -99,6 +99,7 @@ def test_above_the_threshold_the_overlap_maximises_the_formula():
         assert overlap_complexity(p, snr, found.overlap, found.energy) == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_descent_from_the_spike_ends_where_the_theory_says():
     energies, overlaps = [], []
     for seed in range(6):
@@ -113,14 +114,18 @@ def test_descent_from_the_spike_ends_where_the_theory_says():
     assert np.mean(overlaps) == pytest.approx(limit.overlap, abs=0.03)
 
 
-@pytest.mark.parametrize("snr", [0.0, 0.7, 3.0])
+@pytest.mark.parametrize(
+    "snr", [0.7, *(pytest.param(s, marks=pytest.mark.slow) for s in (0.0, 3.0))]
+)
 def test_a_matrix_has_2n_critical_points_at_any_signal(snr):
     found = expected_counts_by_overlap(4, 2, snr, samples=3000, level=0.999, seed=1)
     assert 8.0 in found.total
     assert found.by_index.sum(0) == pytest.approx([2, 2, 2, 2], rel=0.1)
 
 
-@pytest.mark.parametrize(("n", "p"), [(2, 3), (3, 4), (5, 3)])
+@pytest.mark.parametrize(
+    ("n", "p"), [(2, 3), *(pytest.param(*s, marks=pytest.mark.slow) for s in ((3, 4), (5, 3)))]
+)
 def test_without_a_spike_it_is_the_complexity_of_the_spin_glass(n, p):
     found = expected_counts_by_overlap(n, p, 0.0, samples=4000, level=0.999, seed=2)
     assert expected_critical_points(n, p).value in found.total
@@ -170,6 +175,7 @@ def test_the_complexity_without_a_spike():
     assert overlap_complexity(3, 3.0, 0.5) < overlap_complexity(3, 3.0, 0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["power", "gradient"])
 def test_recovery_needs_a_signal(method):
     found = spike_recovery(3, [8, 16], [0.3, 3.0, 30.0], trials=20, method=method, seed=0)
@@ -182,7 +188,7 @@ def test_recovery_needs_a_signal(method):
 
 
 def test_a_transition_off_the_grid_is_not_made_up():
-    found = spike_recovery(3, [8], [50.0, 100.0], trials=10, seed=0)
+    found = spike_recovery(3, [8], [50.0, 100.0], trials=10, steps=50, seed=0)
     assert math.isnan(found.transition(0).value)
     assert "not on this grid: widen snrs" in str(found)
     with pytest.raises(ValueError, match="three sizes"):

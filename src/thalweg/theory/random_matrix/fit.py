@@ -14,29 +14,29 @@ from rich.table import Table
 from scipy import stats
 
 from thalweg.curvature.density import SpectralDensity
+from thalweg.curvature.profile import Progress
 from thalweg.estimate import Estimate, Verdict
 from thalweg.landscape.seeding import Seed, make_generator
 from thalweg.theory.random_matrix.ensembles import goe_eigenvalues, wishart_eigenvalues
 from thalweg.theory.random_matrix.free import FreeSum, wigner_transform, wishart_transform
 from thalweg.theory.random_matrix.goodness import (
+    LEAST_SIZE,
     WeightedSpectrum,
     ks_distance,
     law_quantiles,
     law_rule,
+    peel_outliers,
     wasserstein_distance,
 )
 from thalweg.theory.random_matrix.marchenko_pastur import MarchenkoPastur
 from thalweg.theory.random_matrix.semicircle import Law, Semicircle
-from thalweg.theory.random_matrix.tracy_widom import edge_scaling
 
 __all__ = ["LAWS", "LawComparison", "LawFit", "compare_laws", "fit_law"]
 
 Array = NDArray[np.float64]
 LawName = Literal["semicircle", "marchenko-pastur", "free"]
 
-_LEAST = 20
 _LEAST_REPLICATES = 19
-_OUTLIER = 1e-3
 _MOST_OUTLIERS = 20
 _REJECT, _ACCEPT = 0.01, 0.05
 _NODES = 300
@@ -65,14 +65,14 @@ def _semicircle_draw(at: Array, n: int, rng: np.random.Generator) -> tuple[Array
 def _pastur_draw(at: Array, n: int, rng: np.random.Generator) -> tuple[Array, Array]:
     m = max(1, round(n / float(at[0])))
     values = wishart_eigenvalues(n, m, variance=float(at[1]), seed=_seed(rng))[0]
-    return values, np.array([n / m, at[1]])
+    return np.asarray(values, np.float64), np.array([n / m, at[1]])
 
 
 def _free_draw(at: Array, n: int, rng: np.random.Generator) -> tuple[Array, Array]:
     wishart, planted = _pastur_draw(at[:2], n, rng)
     noise = rng.standard_normal((n, n)) * math.sqrt(float(at[2]) / (2 * n))
     values = np.linalg.eigvalsh(noise + noise.T + np.diag(wishart))
-    return values, np.append(planted, at[2])
+    return np.asarray(values, np.float64), np.append(planted, at[2])
 
 
 def _free_solve(cumulants: tuple[float, float, float]) -> Array:
@@ -213,47 +213,6 @@ def _measured(measured: Array | SpectralDensity) -> WeightedSpectrum:
     )
 
 
-def _beyond(law: Law, spectrum: WeightedSpectrum, position: int) -> float:
-    """Return the Tracy-Widom p-value of one value as the outermost of this law's bulk."""
-    side: Literal[1, -1] = 1 if position else -1
-    value = float(spectrum.values[position])
-    if side == -1 and law.atom and abs(value) <= 1e-9 * law.support[-1][1]:
-        return 1.0
-    try:
-        return float(edge_scaling(law, spectrum.size, side=side).p_value(value))
-    except ValueError:  # a hard edge, at zero: only what is negative lies beyond it
-        return float(value >= law.support[0][0] - 1e-9 * law.support[-1][1])
-
-
-def _peel(
-    spectrum: WeightedSpectrum, family: _Family, most: int
-) -> tuple[WeightedSpectrum, Array, Array]:
-    """Take off the values beyond the edges: as many as the last that is significant.
-
-    Each is judged by the fit to what is left without it, so that several do not hide one
-    another (Rosner's generalised extreme studentised deviates).
-    """
-    current, removed, chances, keep = spectrum, [], [], 0
-    stages = [spectrum]
-    for count in range(1, most + 1):
-        ends = [p for p in (0, len(current.values) - 1) if current.single[p]]
-        if not ends or current.size <= _LEAST:
-            break
-        centre = current.cumulants()[0]
-        worst = max(ends, key=lambda p: abs(float(current.values[p]) - centre))
-        rest = current.without(worst)
-        chance = _beyond(family.law(family.solve(rest.cumulants())), current, worst)
-        removed.append(float(current.values[worst]))
-        chances.append(chance)
-        stages.append(rest)
-        current = rest
-        if chance < _OUTLIER:
-            keep = count
-        elif count - keep >= 5:
-            break
-    return stages[keep], np.array(removed[:keep]), np.array(chances[:keep])
-
-
 def _replicate(
     spectrum: WeightedSpectrum, family: _Family, at: Array, law: Law, rng: np.random.Generator
 ) -> tuple[WeightedSpectrum, Array]:
@@ -300,17 +259,56 @@ def _within_band(measured: Array | SpectralDensity, law: Law, share: float) -> f
     return float(((drawn >= band[0]) & (drawn <= band[1])).mean())
 
 
-def _decide(name: str, p: float, size: int, replicates: int, fitted: float) -> Verdict:
-    if size < _LEAST:
+def _decide(
+    name: str, p: float, size: int, replicates: int, fitted: float, apart: int, more: bool
+) -> Verdict:
+    if size < LEAST_SIZE:
         return Verdict(
-            "unresolved", f"{size} eigenvalues are too few to tell laws apart; take {_LEAST}"
+            "unresolved", f"{size} eigenvalues are too few to tell laws apart; take {LEAST_SIZE}"
         )
-    what = f"{p:.3g} of {replicates} matrices of the ensemble lie as far from their own fit"
+    if more:
+        return Verdict(
+            "no",
+            f"{name} is rejected: more eigenvalues lie beyond its edges than the {apart} that were "
+            "let off, so they are a tail and no outliers",
+        )
+    farther = round(p * (replicates + 1)) - 1
+    what = f"{farther} of {replicates} matrices of the ensemble lie as far from their own fit"
+    left = f" apart from {apart} eigenvalues beyond its edges" if apart else ""
     if p <= _REJECT:
-        return Verdict("no", f"{name} is rejected: {what}")
+        return Verdict("no", f"{name} is rejected{left}: {what}")
+    if not farther:
+        return Verdict(
+            "unresolved",
+            f"{what}, but so few cannot reject {name} at {_REJECT}; take "
+            f"replicates={round(1 / _REJECT) - 1} or more",
+        )
     if p < _ACCEPT or fitted < 0.8:
         return Verdict("unresolved", f"{what}, with {fitted:.1%} of the mass fitted")
-    return Verdict("yes", f"{name} is accepted: {what}")
+    return Verdict("yes", f"{name} is accepted{left}: {what}")
+
+
+def _redrawn(
+    bulk: WeightedSpectrum,
+    name: LawName,
+    raw: Array,
+    gap: Callable[[WeightedSpectrum, Law], float],
+    replicates: int,
+    rng: np.random.Generator,
+    progress: Progress | None,
+) -> tuple[Array, Array]:
+    """Return the errors `(replicates, k)` and distances of matrices fitted like the bulk."""
+    family = LAWS[name]
+    start, law = raw if name != "free" else np.maximum(raw, _FLOOR), family.law(raw)
+    errors, gaps = np.empty((replicates, len(raw))), np.empty(replicates)
+    for k in range(replicates):
+        drawn, planted = _replicate(bulk, family, start, law, rng)
+        found = family.solve(drawn.cumulants())
+        errors[k] = found - planted
+        gaps[k] = gap(drawn, family.law(found))
+        if progress is not None:
+            progress((k + 1) / replicates, f"{name}: {k + 1} of {replicates} matrices")
+    return errors, gaps
 
 
 def fit_law(
@@ -322,6 +320,7 @@ def fit_law(
     replicates: int = 199,
     level: float = 0.95,
     seed: Seed = None,
+    progress: Progress | None = None,
 ) -> LawFit:
     r"""Fit a law to a spectrum by its free cumulants, and test it against its ensemble.
 
@@ -335,12 +334,15 @@ def fit_law(
         measured: Eigenvalues, `(n,)`, or a density from `thalweg.curvature`.
         law: ``"semicircle"`` (centre, radius), ``"marchenko-pastur"`` (ratio, sigma2) or
             ``"free"``, the free sum of Marchenko-Pastur and a semicircle of variance `noise`.
-        outliers: The most eigenvalues that may lie off the bulk; by default a tenth of all,
-            at most 20. For a density only those known one by one.
+        outliers: The most eigenvalues that may lie off the bulk, part of what is tested: the law
+            is rejected where more lie beyond its edges. By default a tenth of all, at most 20. For
+            a density only those known one by one.
         distance: Which distance the p-value is of.
-        replicates: How many matrices; the p-value is no smaller than 1/(replicates + 1).
+        replicates: How many matrices; the p-value is no smaller than 1/(replicates + 1), so
+            fewer than 99 reject nothing.
         level: Nominal coverage of the intervals.
         seed: An int, a generator, or None; recorded in the result.
+        progress: Called with a fraction in [0, 1] and a message.
 
     Returns:
         The fit, with its verdict: accepted where p >= 0.05, rejected where p <= 0.01.
@@ -362,22 +364,15 @@ def fit_law(
         )
     family, whole = LAWS[law], _measured(measured)
     most = min(_MOST_OUTLIERS, whole.size // 10) if outliers is None else outliers
-    bulk, apart, chances = _peel(whole, family, most)
+    peeled = peel_outliers(whole, lambda rest: family.law(family.solve(rest.cumulants())), most)
+    bulk, apart = peeled.bulk, peeled.outliers
     raw = family.solve(bulk.cumulants())
     _admissible(law, raw)
     gap = ks_distance if distance == "ks" else wasserstein_distance
-    fitted = family.law(raw)
-    number = make_generator(seed)[1]
+    fitted, number = family.law(raw), make_generator(seed)[1]
     rng = np.random.default_rng(number)
-    start = raw if law != "free" else np.maximum(raw, _FLOOR)
-    errors, gaps = np.empty((replicates, len(raw))), np.empty(replicates)
-    for k in range(replicates):
-        drawn, planted = _replicate(bulk, family, start, fitted, rng)
-        found = family.solve(drawn.cumulants())
-        errors[k] = found - planted
-        gaps[k] = gap(drawn, family.law(found))
-    ours = gap(bulk, fitted)
-    p = float((1 + (gaps >= ours).sum()) / (1 + replicates))
+    errors, gaps = _redrawn(bulk, law, raw, gap, replicates, rng, progress)
+    p = float((1 + (gaps >= gap(bulk, fitted)).sum()) / (1 + replicates))
     value, spread = raw - errors.mean(0), errors.std(0, ddof=1)
     reach = float(stats.t.ppf((1 + level) / 2, replicates - 1)) * math.sqrt(1 + 1 / replicates)
     method = f"free cumulants, bias and error from {replicates} matrices; p of the {distance}"
@@ -401,12 +396,12 @@ def fit_law(
         size=bulk.size,
         fitted=share,
         outliers=apart,
-        outlier_p=chances,
+        outlier_p=peeled.p_values,
         distance=ks_distance(bulk, fitted),
         wasserstein=wasserstein_distance(bulk, fitted),
         p_value=p,
         within_band=_within_band(measured, best, share),
-        verdict=_decide(law, p, bulk.size, replicates, share),
+        verdict=_decide(law, p, bulk.size, replicates, share, len(apart), peeled.more),
         replicates=replicates,
         seed=number,
         method=method,
@@ -457,6 +452,7 @@ def compare_laws(
     outliers: int | None = None,
     replicates: int = 199,
     seed: Seed = None,
+    progress: Progress | None = None,
 ) -> LawComparison:
     """Fit several laws to one spectrum and rank them: not rejected, fewer parameters, nearer.
 
@@ -466,6 +462,7 @@ def compare_laws(
         outliers: See `fit_law`.
         replicates: See `fit_law`.
         seed: The same matrices' seed for every law; recorded in the fits.
+        progress: Called with a fraction in [0, 1], of each law in turn, and a message.
 
     Returns:
         The fits, best first, and the laws without one.
@@ -476,7 +473,14 @@ def compare_laws(
     for name in laws:
         try:
             fits.append(
-                fit_law(measured, name, outliers=outliers, replicates=replicates, seed=number)
+                fit_law(
+                    measured,
+                    name,
+                    outliers=outliers,
+                    replicates=replicates,
+                    seed=number,
+                    progress=progress,
+                )
             )
         except ValueError as error:
             failed[name] = str(error)

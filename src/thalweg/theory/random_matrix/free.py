@@ -162,17 +162,23 @@ class FreeSum:
         """No mass at zero."""
         return 0.0
 
-    def _roots(self, z: Complex) -> Complex:
-        """Return all solutions $G$ at every `z`, `(k,)` to `(k, degree)`."""
+    @cached_property
+    def _coefficients(self) -> tuple[Array, Array]:
+        """Those of the fraction, of one length, the constants first."""
         size = max(map(len, self._fraction))
         top, bottom = (
             np.pad(np.asarray(f.coef, np.float64), (0, size - len(f))) for f in self._fraction
         )
+        return top, bottom
+
+    def _roots(self, z: Complex) -> Complex:
+        """Return all solutions $G$ at every `z`, `(k,)` to `(k, degree)`."""
+        top, bottom = self._coefficients
         coefficients = top - z[:, None] * bottom
-        monic = coefficients[:, :-1] / coefficients[:, -1:]
-        companion = np.zeros((len(z), size - 1, size - 1), np.complex128)
-        companion[:, np.arange(1, size - 1), np.arange(size - 2)] = 1
-        companion[:, :, -1] = -monic
+        degree = len(top) - 1
+        companion = np.zeros((len(z), degree, degree), np.complex128)
+        companion[:, np.arange(1, degree), np.arange(degree - 1)] = 1
+        companion[:, :, -1] = -coefficients[:, :-1] / coefficients[:, -1:]
         return np.asarray(np.linalg.eigvals(companion))
 
     def stieltjes(self, z: ArrayLike) -> Complex:
@@ -227,7 +233,8 @@ class FreeSum:
         """The intervals of the law."""
         upper, lower = self._fraction
         real = np.asarray(self._turns)
-        edges = np.sort(upper(real) / lower(real))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            edges = np.sort(upper(real) / lower(real))
         edges = edges[np.isfinite(edges)]
         middles = (edges[1:] + edges[:-1]) / 2
         inside = -self.stieltjes(middles).imag / math.pi > _MASSLESS / math.sqrt(self.variance)
@@ -303,8 +310,8 @@ def pennington_bahri(energy: float, ratio: float, *, sigma2: float = 1.0) -> Fre
         matrix theory, ICML.
 
     Example:
-        >>> law = pennington_bahri(0.0834350, 0.1)  # its critical energy
-        >>> abs(law.support[0][0]) < 1e-6
+        >>> critical = (1 - 2 - 0.08 + 1.8**1.5) / 16  # below it, no curvature is negative
+        >>> abs(pennington_bahri(critical, 0.1).support[0][0]) < 1e-9
         True
     """
     _check(energy, ratio, sigma2)

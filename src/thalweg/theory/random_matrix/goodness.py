@@ -9,18 +9,34 @@ ensemble at the same size.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
 from thalweg.theory.random_matrix.semicircle import Law
+from thalweg.theory.random_matrix.tracy_widom import edge_scaling
 
-__all__ = ["WeightedSpectrum", "ks_distance", "law_quantiles", "law_rule", "wasserstein_distance"]
+__all__ = [
+    "LEAST_SIZE",
+    "Peeled",
+    "WeightedSpectrum",
+    "ks_distance",
+    "law_quantiles",
+    "law_rule",
+    "peel_outliers",
+    "wasserstein_distance",
+]
 
 Array = NDArray[np.float64]
 
+LEAST_SIZE = 20  # fewer eigenvalues tell no laws apart
+
+_OUTLIER = 1e-3
+_AHEAD = 5
 _RULE = 256
 _GRID = 1025
 _REACH = 5.0
@@ -153,3 +169,67 @@ def _grid(spectrum: WeightedSpectrum, law: Law) -> Array:
     high = max(law.support[-1][1], float(spectrum.values[-1])) + margin
     even = np.linspace(low, high, _GRID)
     return even if spectrum.broadening else np.union1d(even, spectrum.values)
+
+
+@dataclass(frozen=True, eq=False)
+class Peeled:
+    """A spectrum parted into its bulk and what lies beyond the edges.
+
+    Attributes:
+        bulk: What is left.
+        outliers: The values taken off, `(k,)`, the farthest first.
+        p_values: The Tracy-Widom p-value of each when it was the outermost, `(k,)`.
+        more: Whether the bulk still has a value beyond its edges, though no more may be taken off.
+    """
+
+    bulk: WeightedSpectrum
+    outliers: Array
+    p_values: Array
+    more: bool
+
+
+def _beyond(law: Law, spectrum: WeightedSpectrum, position: int) -> float:
+    """Return the Tracy-Widom p-value of one value as the outermost of this law's bulk."""
+    side: Literal[1, -1] = 1 if position else -1
+    value = float(spectrum.values[position])
+    if side == -1 and law.atom and abs(value) <= 1e-9 * law.support[-1][1]:
+        return 1.0
+    try:
+        return float(edge_scaling(law, spectrum.size, side=side).p_value(value))
+    except ValueError:  # a hard edge, at zero: only what is negative lies beyond it
+        return float(value >= law.support[0][0] - 1e-9 * law.support[-1][1])
+
+
+def peel_outliers(
+    spectrum: WeightedSpectrum, fit: Callable[[WeightedSpectrum], Law], most: int
+) -> Peeled:
+    """Take off the values beyond the edges: as many as the last that is significant.
+
+    Each is judged by the fit to what is left without it, so that several do not hide one
+    another (Rosner's generalised extreme studentised deviates).
+
+    Args:
+        spectrum: What was measured; only values known one by one are taken off.
+        fit: Returns the law fitted to a spectrum.
+        most: How many may be taken off; a few more are looked at, to say whether there are more.
+    """
+    current, removed, chances, keep = spectrum, [], [], 0
+    stages = [spectrum]
+    for count in range(1, most + _AHEAD + 1):
+        ends = [p for p in (0, len(current.values) - 1) if current.single[p]]
+        if not ends or current.size <= LEAST_SIZE:
+            break
+        centre = current.cumulants()[0]
+        worst = max(ends, key=lambda p: abs(float(current.values[p]) - centre))
+        rest = current.without(worst)
+        chance = _beyond(fit(rest), current, worst)
+        removed.append(float(current.values[worst]))
+        chances.append(chance)
+        stages.append(rest)
+        current = rest
+        if chance < _OUTLIER:
+            keep = count
+        elif count - keep >= _AHEAD:
+            break
+    taken = min(keep, most)
+    return Peeled(stages[taken], np.array(removed[:taken]), np.array(chances[:taken]), keep > most)

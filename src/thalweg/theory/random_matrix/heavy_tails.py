@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 from torch import Tensor
 
+from thalweg.curvature.profile import Progress
 from thalweg.estimate import Estimate, Verdict
 from thalweg.landscape.protocols import Structured
 from thalweg.landscape.seeding import Seed, make_generator
@@ -170,6 +171,7 @@ def fit_tail(
     replicates: int = 199,
     level: float = 0.95,
     seed: Seed = None,
+    progress: Progress | None = None,
 ) -> TailFit:
     r"""Fit a power law to the tail of positive values and test it (Clauset, Shalizi & Newman).
 
@@ -184,6 +186,7 @@ def fit_tail(
         replicates: How many synthetic sets.
         level: Nominal coverage of the interval of the exponent.
         seed: An int, a generator, or None; recorded in the result.
+        progress: Called with a fraction in [0, 1] and a message.
 
     Returns:
         The fit, with its verdict.
@@ -221,6 +224,8 @@ def fit_tail(
         high = xmin * rng.random(above) ** (-1 / (alpha - 1))
         low = rng.choice(body, len(x) - above) if len(body) else xmin * np.ones(len(x) - above)
         draws[k] = _scan(np.sort(np.concatenate([low, high])))[1:3]
+        if progress is not None:
+            progress((k + 1) / replicates, f"{k + 1} of {replicates} synthetic tails")
     p = float((1 + (draws[:, 1] >= distance).sum()) / (1 + replicates))
     error = (alpha - 1) / math.sqrt(tail)
     away = np.quantile(draws[:, 0] - alpha, [(1 + level) / 2, (1 - level) / 2])
@@ -360,6 +365,7 @@ def weight_spectra(
     bulk: bool = True,
     replicates: int = 199,
     seed: Seed = None,
+    progress: Progress | None = None,
 ) -> WeightSpectra:
     r"""Return the spectrum of every weight matrix, with a power-law tail and its test.
 
@@ -375,6 +381,7 @@ def weight_spectra(
         bulk: Whether to fit Marchenko-Pastur beside it.
         replicates: Synthetic sets for each p-value.
         seed: An int, a generator, or None; recorded in the results.
+        progress: Called with a fraction in [0, 1] and a message, after each matrix.
 
     Returns:
         One result per matrix; a layer with too few eigenvalues says so.
@@ -408,9 +415,14 @@ def weight_spectra(
     matrices = {n: w for n, w in tensors.items() if w.ndim >= 2 and min(w.shape) > 0}
     if not matrices:
         raise ValueError(f"no tensor has two axes; there are: {', '.join(tensors)}")
-    layers = [
-        _spectrum(part, tuple(weight.shape), matrix, replicates, bulk, number)
+    parts = [
+        (part, tuple(weight.shape), matrix)
         for name, weight in matrices.items()
         for part, matrix in _matrices(name, weight, kernels)
     ]
+    layers = []
+    for part, shape, matrix in parts:
+        layers.append(_spectrum(part, shape, matrix, replicates, bulk, number))
+        if progress is not None:
+            progress(len(layers) / len(parts), part)
     return WeightSpectra(tuple(layers), tuple(n for n in tensors if n not in matrices))

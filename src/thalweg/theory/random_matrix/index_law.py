@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize
+from scipy import optimize, stats
 
 from thalweg.estimate import Estimate
-from thalweg.landscape.seeding import Seed, make_generator
 from thalweg.theory.random_matrix.free import (
     FreeSum,
     pennington_bahri,
@@ -25,14 +24,17 @@ __all__ = [
     "fit_index_power",
     "index_fraction",
     "index_prefactor",
-    "index_spin_glass",
 ]
 
 Array = NDArray[np.float64]
 
 _LEAST_POINTS = 12
-_EXPONENTS = (0.3, 6.0)
-_STARTS = (0.0, 0.5, 0.9)
+_LEAST_POSITIVE = 8
+_STARTS = (0.8, 0.9, 0.95, 0.99)
+_KINKS = 5
+_NAMES = ("exponent", "critical", "prefactor", "correction")
+_FIRST_STEP, _FINE, _FAR, _LONGEST = 0.05, 0.05, 6.0, 40
+_ROUNDING = 1e-20
 
 
 def _law(energy: float, ratio: float, sigma2: float, refined: bool) -> FreeSum:
@@ -139,159 +141,186 @@ def index_prefactor(ratio: float, *, sigma2: float = 1.0, refined: bool = False)
     return float(2 / (3 * math.pi) * math.sqrt(2 / abs(law.bend(edge))) * abs(drift) ** 1.5)
 
 
-def index_spin_glass(energy: ArrayLike, p: int) -> Array:
-    r"""Return the index fraction of the spherical p-spin glass at energy $u$ per spin.
-
-    $\alpha(u) = F_{sc}(u \sqrt{p / (p - 1)})$, the part of the semicircle around $-pu$ of radius
-    $2\sqrt{p(p - 1)}$ that lies below zero; zero below $-E_\infty$.
-
-    Args:
-        energy: $u$, any shape.
-        p: The degree, at least 2.
-
-    Raises:
-        ValueError: If `p` is below 2.
-
-    Example:
-        >>> index_spin_glass([-1.7, -0.7, 0.0], 3).round(3).tolist()
-        [0.0, 0.236, 0.5]
-    """
-    from thalweg.theory.random_matrix.semicircle import semicircle_cdf
-
-    if p < 2:
-        raise ValueError(f"a spin glass has a degree of at least 2, not {p}")
-    return semicircle_cdf(np.asarray(energy, np.float64) * math.sqrt(p / (p - 1)))
-
-
 @dataclass(frozen=True)
 class IndexFit:
-    r"""A power law of the index, with intervals by the bootstrap over points.
+    r"""A power law of the index with its first correction; intervals by profile likelihood.
 
-    $\alpha = \alpha_0 ((\varepsilon - \varepsilon_c) / \varepsilon_c)_+^\kappa$.
+    $\alpha = \alpha_0 x_+^\kappa / (1 + c x)$ with $x = (\varepsilon - \varepsilon_c) /
+    \varepsilon_c$.
 
     Attributes:
         exponent: $\kappa$; 3/2 where the law has a square-root edge.
         critical: $\varepsilon_c$.
         prefactor: $\alpha_0$.
-        residual: Root mean square of what the fit leaves.
-        failed: The share of bootstrap replicates without a fit.
+        correction: $c$; without it a wide window would bend the exponent.
+        window: The largest $x$ among the points: how far from $\varepsilon_c$ they reach.
+        residual: Root mean square of what the fit leaves, over points of positive index.
     """
 
     exponent: Estimate
     critical: Estimate
     prefactor: Estimate
+    correction: Estimate
+    window: float
     residual: float
-    failed: float
 
     def __str__(self) -> str:
-        """Return the three numbers, and what failed."""
-        lost = f"; {self.failed:.1%} of the replicates had no fit" if self.failed else ""
+        """Return the four numbers, and how far the points reach."""
         return (
-            f"index ~ {self.prefactor} * ((energy - e_c)/e_c)^k with k = {self.exponent} and "
-            f"e_c = {self.critical}; rms residual {self.residual:.2g}{lost}"
+            f"index ~ {self.prefactor} * x^k / (1 + c x), x = (energy - e_c)/e_c up to "
+            f"{self.window:.3g}, with k = {self.exponent}, e_c = {self.critical} and c = "
+            f"{self.correction}; rms residual {self.residual:.2g}"
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary of the numbers."""
-        names = ("exponent", "critical", "prefactor")
         return {
             "type": "index fit",
-            **{name: getattr(self, name).to_json() for name in names},
+            **{name: getattr(self, name).to_json() for name in _NAMES},
+            "window": self.window,
             "residual": self.residual,
-            "failed": self.failed,
         }
 
 
-def _solve(energies: Array, indices: Array, start: Array | None = None) -> Array | None:
-    """Return (exponent, critical, prefactor) by least squares, or None."""
-    positive = energies[indices > 0]
-    if len(positive) < 4:
-        return None
-    low, high = 0.2 * float(positive.min()), float(np.median(positive))
-    scale = float(indices.max())
+class _Fit:
+    """Least squares in the logarithms of (exponent, critical, prefactor, c + floor)."""
 
-    def gaps(at: Array) -> Array:
-        above = np.maximum(energies - at[1], 0) / at[1]
-        return np.asarray((at[2] * scale * above ** at[0] - indices) / scale)
+    def __init__(self, energies: Array, indices: Array) -> None:
+        self.energies, self.indices = energies, indices
+        self.least = float(energies[indices > 0].min())
+        self.reach = max(float(energies.max()) / self.least - 1, 0.01)
+        self.scale = float(indices.max())
+        self.floor = 0.5 / self.reach
 
-    box = ([_EXPONENTS[0], low, 0.0], [_EXPONENTS[1], high, np.inf])
-    starts = [start] if start is not None else []
-    least = float(positive.min())
-    reach = (float(energies.max()) - least) / least
-    starts += [
-        np.array([1.5, least * (1 - 0.1 * k), 1 / max(reach, 0.1) ** 1.5])
-        for k in (_STARTS if start is None else ())
-    ]
-    fits = [
-        optimize.least_squares(
-            gaps, np.clip(s, np.array(box[0]) * 1.001, np.array(box[1]) * 0.999), bounds=box
-        )
-        for s in starts
-    ]
-    best = min(fits, key=lambda fit: float(fit.cost))
-    return np.array([best.x[0], best.x[1], best.x[2] * scale]) if best.success else None
+    def curve(self, at: Array) -> tuple[Array, Array]:
+        """Return the indices over their scale, and their derivatives `(points, 4)`."""
+        kappa, critical, prefactor, shifted = np.exp(np.clip(at, -30, 30))
+        x = np.maximum(self.energies / critical - 1, 0)
+        bend = 1 + (shifted - self.floor) * x
+        held = np.maximum(bend, 1e-6)
+        above = x > 0
+        log_x = np.log(np.where(above, x, 1))
+        value = np.where(above, prefactor * np.exp(np.clip(kappa * log_x, -80, 80)) / held, 0)
+        ratio = np.where(above, (x + 1) / np.where(above, x, 1), 0)  # - dx/x by log critical
+        slope = kappa - (shifted - self.floor) * x / held
+        columns = kappa * log_x, -slope * ratio, np.ones_like(x), -shifted * x / held
+        return value / self.scale, value[:, None] / self.scale * np.stack(columns, 1)
+
+    def solve(self, start: Array, held: int | None = None) -> tuple[Array, float]:
+        """Return the best point, and its sum of squares; one coordinate may be held."""
+        free = [k for k in range(len(start)) if k != held]
+        at = start.copy()
+
+        def placed(part: Array) -> Array:
+            at[free] = part
+            return at
+
+        target = self.indices / self.scale
+        part = optimize.leastsq(
+            lambda part: self.curve(placed(part))[0] - target,
+            start[free],
+            Dfun=lambda part: self.curve(placed(part))[1][:, free],
+            maxfev=200,
+        )[0]
+        best = placed(np.asarray(part)).copy()
+        return best, float(((self.curve(best)[0] - target) ** 2).sum())
+
+    def basins(self) -> list[tuple[Array, float]]:
+        """Return the local minima, best first: there is a kink where `critical` passes a point."""
+        first = np.sort(self.energies[self.indices > 0])[:_KINKS]
+        places = [self.least * share for share in _STARTS] + list((first[1:] + first[:-1]) / 2)
+        found: list[tuple[Array, float]] = []
+        for place in places:
+            start = [1.5, float(place), self.scale / self.reach**1.5, 0.6 / self.reach]
+            at, squares = self.solve(self.solve(np.log(start), held=1)[0])
+            if not any(np.allclose(at, known, atol=1e-3) for known, _ in found):
+                found.append((at, squares))
+        return sorted(found, key=lambda pair: pair[1])
+
+    def reached(self, found: Array, k: int, side: int, most: float) -> float:
+        """Return where the squares pass `most` as coordinate `k` moves; infinite if nowhere."""
+        step, inside, outside, at = _FIRST_STEP, 0.0, math.inf, found
+        for _ in range(_LONGEST):
+            tried = inside + step if math.isinf(outside) else (inside + outside) / 2
+            start = at.copy()
+            start[k] = found[k] + side * tried
+            moved, squares = self.solve(start, held=k)
+            if squares <= most:
+                inside, at, step = tried, moved, 2 * step
+            else:
+                outside = tried
+            if math.isinf(outside) and inside > _FAR:
+                break
+            if outside - inside < _FINE * outside:
+                break
+        return float(found[k] + side * outside)
 
 
 def fit_index_power(
     energies: Float[np.ndarray, " points"],
     indices: Float[np.ndarray, " points"],
     *,
-    replicates: int = 200,
     level: float = 0.95,
-    seed: Seed = None,
 ) -> IndexFit:
-    r"""Fit $\alpha = \alpha_0 ((\varepsilon - \varepsilon_c)/\varepsilon_c)_+^\kappa$.
+    r"""Fit $\alpha = \alpha_0 x_+^\kappa/(1 + c x)$ with $x = \varepsilon/\varepsilon_c - 1$.
 
-    Least squares over all points, those of index zero among them; intervals are the quantiles
-    of `replicates` fits to points drawn with replacement. The 3/2 law is asymptotic: leave out
-    points far above $\varepsilon_c$.
+    Least squares over all points, those of index zero among them. An interval holds the values
+    at which the best fit of the others is not significantly worse (F-test: normal errors, alike
+    above $\varepsilon_c$). The law of Pennington and Bahri has this form to 1 % up to $x = 1/2$,
+    with $c$ between 0.6 and 1; a bare power would find exponents near 1.24 there.
 
     Args:
         energies: The losses of critical points, `(points,)`.
         indices: Their share of negative eigenvalues, `(points,)`, in [0, 1].
-        replicates: How many bootstrap samples.
         level: Nominal coverage.
-        seed: An int, a generator, or None; recorded in the result.
 
     Returns:
-        The exponent, the critical energy and the prefactor.
+        The exponent, the critical energy, the prefactor and the correction.
 
     Raises:
-        ValueError: If there are fewer than 12 points or 4 of positive index, a value is out of
-            range, or no fit converges.
+        ValueError: If there are fewer than 12 points or 8 of positive index, or a value is out
+            of range.
+
+    Example:
+        >>> energies = np.linspace(0.03, 0.065, 15)
+        >>> fit = fit_index_power(energies, index_fraction(energies, 0.25))
+        >>> round(fit.exponent.value, 2), round(fit.critical.value, 4)  # in theory 0.0435
+        (1.50, 0.0435)
     """
     energies, indices = np.asarray(energies, np.float64), np.asarray(indices, np.float64)
-    if len(energies) < _LEAST_POINTS or int((indices > 0).sum()) < 4:
+    count = int((indices > 0).sum())
+    if len(energies) < _LEAST_POINTS or count < _LEAST_POSITIVE:
         raise ValueError(
-            f"a power law needs {_LEAST_POINTS} points and 4 of positive index, got "
-            f"{len(energies)} and {int((indices > 0).sum())}; sample critical points at more "
-            "energies"
+            f"a power law needs {_LEAST_POINTS} points and {_LEAST_POSITIVE} of positive index, "
+            f"got {len(energies)} and {count}; sample critical points at more energies"
         )
     if not (np.all(energies > 0) and np.all((indices >= 0) & (indices <= 1))):
         raise ValueError("energies must be positive and indices must lie in [0, 1], none NaN")
-    found = _solve(energies, indices)
-    if found is None:
-        raise ValueError("least squares did not converge; leave out points far above the others")
-    number = make_generator(seed)[1]
-    rng = np.random.default_rng(number)
-    draws = [rng.integers(0, len(energies), len(energies)) for _ in range(replicates)]
-    raw = [found[0], found[1], found[2] / float(indices.max())]
-    fits = [_solve(energies[d], indices[d], np.array(raw)) for d in draws]
-    kept = np.array([f for f in fits if f is not None])
-    ends = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    estimates = [
-        Estimate(
-            value=float(found[k]),
-            stderr=float(kept[:, k].std(ddof=1)),
-            interval=(float(ends[0, k]), float(ends[1, k])),
+    fit, spare = _Fit(energies, indices), count - len(_NAMES)
+    basins = fit.basins()
+    found, squares = basins[0]
+    most = squares * (1 + float(stats.f.ppf(level, 1, spare)) / spare) + _ROUNDING
+    shift = np.array([0.0, 0.0, 0.0, fit.floor])
+    value = np.exp(found) - shift
+    near = [at for at, worse in basins if worse <= most]
+    ends = [
+        [
+            math.exp(side * max(side * fit.reached(at, k, side, most) for at in near)) - shift[k]
+            for side in (-1, 1)
+        ]
+        for k in range(len(_NAMES))
+    ]
+    width = 2 * float(stats.t.ppf((1 + level) / 2, spare))
+    estimates = {
+        name: Estimate(
+            value=float(value[k]),
+            stderr=float(ends[k][1] - ends[k][0]) / width,
+            interval=(float(ends[k][0]), float(ends[k][1])),
             samples=len(energies),
             level=level,
-            method=f"least squares, bootstrap of {len(kept)} replicates",
-            seed=number,
+            method="least squares, profile F-test",
         )
-        for k in range(3)
-    ]
-    gaps = indices - found[2] * np.maximum((energies - found[1]) / found[1], 0) ** found[0]
-    failed = 1 - len(kept) / replicates
-    exponent, critical, prefactor = estimates
-    return IndexFit(exponent, critical, prefactor, float(np.sqrt(np.mean(gaps**2))), failed)
+        for k, name in enumerate(_NAMES)
+    }
+    window = float(energies.max() / value[1] - 1)
+    return IndexFit(**estimates, window=window, residual=fit.scale * math.sqrt(squares / count))

@@ -16,6 +16,8 @@ __all__ = ["MarchenkoPastur", "Mass"]
 Array = NDArray[np.float64]
 Complex = NDArray[np.complex128]
 
+_FELT = 1e-14  # of the whole mass: terms below are rounding
+
 
 @dataclass(frozen=True, eq=False)
 class Mass:
@@ -54,7 +56,9 @@ class Mass:
             self.high - 2 * half * np.cos(angle / 2) ** 2,
         )
         values = self.density(x) * half * np.sin(angle)
-        return np.asarray(fft.dct(values, type=2) / self.points)
+        terms = np.asarray(fft.dct(values, type=2) / self.points)
+        felt = np.flatnonzero(np.abs(terms) > _FELT * abs(terms[0]))
+        return terms[: felt[-1] + 1] if len(felt) else terms[:1]
 
     @property
     def total(self) -> float:
@@ -65,7 +69,7 @@ class Mass:
         """Return the mass of the interval's part below `x`, in its shape."""
         share = np.clip((x - self.low) / (self.high - self.low), 0, 1)
         angle = 2 * np.arcsin(np.sqrt(share))
-        order = np.arange(1, self.points)
+        order = np.arange(1, len(self._terms))
         waves = np.sin(angle[..., None] * order) @ (self._terms[1:] / order)
         return np.asarray(self._terms[0] / 2 * angle + waves)
 

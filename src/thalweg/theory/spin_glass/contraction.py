@@ -16,6 +16,7 @@ quarter at $p = 4$. A slab of $X$ is used and dropped, so that no $X_r$ is ever 
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -35,6 +36,8 @@ from thalweg.theory.spin_glass.couplings import (
 __all__ = ["CACHE", "SymmetricForm", "bytes_of", "check_symmetric", "refusal"]
 
 BLOCK = 32
+_TOGETHER = 8  # streams whose columns are written as one; divides BLOCK
+_ROWS = 16  # of a slab that are squared at once
 CACHE = 32 * 2**20
 
 
@@ -102,36 +105,58 @@ class SymmetricForm:
         heads = sorted_count(n, degree - 1) * (2 * degree + 4)
         joined = sorted_count(n, degree - 2) * n * (degree + 4)
         kept = sum(sorted_count(n, length) * (2 * length + 3) for length in range(degree - 1))
-        places = 0
+        places = _TOGETHER * sorted_count(n, degree - 2) * n
         if degree > 2:
             width = max(last - first for first, last in _blocks(n, degree))
             heads_of_rows = sorted_count(n, degree - 3)
-            places = heads_of_rows * n * (degree + 4 + 3 * width)
+            places += heads_of_rows * n * (degree + 4 + 3 * width)
         return 8 * (heads + joined + kept + places)
 
     def draw(self, amplitude: float, seed: int) -> None:
         """Fill in the random couplings that belong to a seed; see `couplings`."""
         joined = torch.from_numpy(joins(self.n, self.degree - 2))
         heads = torch.from_numpy(joins(self.n, self.degree - 3)) if self.degree > 2 else None
-        for c, stream in enumerate(coupling_streams(self.n, self.degree, amplitude, seed)):
-            entries = torch.from_numpy(stream)
-            self._put_columns(c, entries, joined)
-            if heads is not None:
-                self._put_rows(c, entries, joined, heads)
+        streams = enumerate(coupling_streams(self.n, self.degree, amplitude, seed))
+        # of several c, the entries at (tuple of p - 2, index, c), all up to c
+        spread = self._orders.new_empty(_TOGETHER, len(self._rows), self.n)
+        for first in range(0, self.n, _TOGETHER):
+            some = range(first, min(first + _TOGETHER, self.n))
+            for c, stream in itertools.islice(streams, _TOGETHER):
+                places = joined[: sorted_count(c + 1, self.degree - 2), : c + 1]
+                spread[c - first, : len(places), : c + 1] = torch.from_numpy(stream)[places]
+            self._put_columns(first, spread[: len(some)])
+            for c in some:
+                entries = spread[c - first, : sorted_count(c + 1, self.degree - 2), : c + 1]
+                self._put_corner(c, first, entries)
+                if heads is not None:
+                    self._put_rows(c, entries, heads)
 
-    def _put_columns(self, c: int, entries: Tensor, joined: Tensor) -> None:
-        """Write the entries of largest index `c` that have it among the last two."""
-        rows = sorted_count(c + 1, self.degree - 2)
+    def _put_columns(self, least: int, spread: Tensor) -> None:
+        """Write the entries of largest indices from `least`, in the last place, the rest before.
+
+        Whole lines of memory at a time: one column alone would touch as much of it.
+        """
+        rows = sorted_count(least + 1, self.degree - 2)
+        for (first, last), slab in zip(self._blocks, self._slabs, strict=True):
+            if first > least:
+                break
+            until = min(last, least + 1)
+            columns = slab[:rows, : until - first, least - first : least - first + len(spread)]
+            columns.copy_(spread[:, :rows, first:until].permute(1, 2, 0))
+
+    def _put_corner(self, c: int, least: int, entries: Tensor) -> None:
+        """Write the entries of largest index `c`, in the last two places, that columns left."""
+        some, rows = (sorted_count(k + 1, self.degree - 2) for k in (least, c))
         for (first, last), slab in zip(self._blocks, self._slabs, strict=True):
             if first > c:
                 break
-            until = min(last, c + 1)
-            found = entries[joined[:rows, first:until]].to(slab)
-            slab[:rows, : until - first, c - first] = found
+            until, inner = min(last, c + 1), max(first, min(last, least + 1))
+            slab[some:rows, : until - first, c - first] = entries[some:, first:until]
+            slab[:some, inner - first : until - first, c - first] = entries[:some, inner:until]
             if c < last:
-                slab[:rows, c - first, : until - first] = found
+                slab[:rows, c - first, : until - first] = entries[:, first:until]
 
-    def _put_rows(self, c: int, entries: Tensor, joined: Tensor, heads: Tensor) -> None:
+    def _put_rows(self, c: int, entries: Tensor, heads: Tensor) -> None:
         """Write the entries of largest index `c` that have it among the others."""
         length = self.degree - 2
         rows = slice(sorted_count(c, length), sorted_count(c + 1, length))
@@ -139,14 +164,27 @@ class SymmetricForm:
             if first > c:
                 break
             until = min(last, c + 1)
-            others = joined[heads[: rows.stop - rows.start, first:until]][..., first : c + 1]
-            slab[rows, : until - first, : c + 1 - first] = entries[others].to(slab)
+            others = heads[: rows.stop - rows.start, first:until]
+            slab[rows, : until - first, : c + 1 - first] = entries[:, first:][others]
 
     def fill(self, tensor: Float[Tensor, "*indices"]) -> None:
         """Copy the entries of a symmetric tensor, `(n,) * degree`."""
         rows = torch.from_numpy(self._rows).to(tensor.device)
         for (first, last), slab in zip(self._blocks, self._slabs, strict=True):
             slab.copy_(tensor[rows.unbind(1)][..., first:last, first:] if rows.shape[1] else tensor)
+
+    def norm(self) -> float:
+        """Return the Frobenius norm of the whole tensor, without writing it out."""
+        product, _ = repetitions(self._rows)
+        orders = torch.from_numpy(math.factorial(self.degree - 2) / product)
+        total = 0.0
+        for (first, last), slab in zip(self._blocks, self._slabs, strict=True):
+            for some in torch.split(torch.arange(len(slab)), _ROWS):
+                squares = slab[some[0] : some[-1] + 1].double() ** 2
+                inside = squares[:, :, : last - first].sum((1, 2))
+                beyond = squares[:, :, last - first :].sum((1, 2))  # stands for two places
+                total += float(orders[some] @ (inside + 2 * beyond).cpu())
+        return math.sqrt(total)
 
     def dense(self) -> Float[Tensor, "*indices"]:
         """Return the whole tensor, `(n,) * degree`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,12 +10,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from rich.table import Table
-from scipy.special import betaincinv, ndtri
 from torch import Tensor
 
-from thalweg.estimate import BoundKind, Cost, Estimate
+from thalweg.estimate import BoundKind, Cost, Estimate, good_turing
 
-__all__ = ["CriticalPoints", "good_turing", "merge"]
+__all__ = ["CriticalPoints", "merge"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +39,9 @@ class CriticalPoints:
         cost: What the search took.
         seed: The seed of the starts; of the first search, where several were joined.
         method: How the starts were drawn and followed.
+        complete: Whether these are proven to be all there are (of the index or the energies
+            picked since).
+        proof: The proof of that in words, or what it lacks; empty if none was tried.
     """
 
     points: Float[Tensor, "m n"]
@@ -58,6 +59,8 @@ class CriticalPoints:
     cost: Cost
     seed: int
     method: str
+    complete: bool = False
+    proof: str = ""
 
     def __len__(self) -> int:
         """Return how many distinct critical points there are."""
@@ -93,9 +96,14 @@ class CriticalPoints:
         r"""How likely one more start ends at a point not found yet: Good and Turing's $n_1/m$.
 
         Under the law of this search, of $m$ starts that ended at a critical point; see
-        `good_turing`.
+        `thalweg.estimate.good_turing`. It is 0, exactly, where the points are `complete`.
         """
-        return replace(good_turing(self.found), cost=self.cost, seed=self.seed)
+        if self.complete:
+            known = f"complete: {self.proof}"
+            return Estimate(0.0, 0.0, (0.0, 0.0), 0, self.cost, method=known, seed=self.seed)
+        once, twice = (int((self.found == times).sum()) for times in (1, 2))
+        estimate = good_turing(once, twice, int(self.found.sum()))
+        return replace(estimate, cost=self.cost, seed=self.seed)
 
     def with_index(self, index: int) -> CriticalPoints:
         """Return the points of one certain index; the tallies of starts stay the search's."""
@@ -122,6 +130,8 @@ class CriticalPoints:
 
     def __str__(self) -> str:
         """Say what was found, what was not, and how complete it may be."""
+        if len(self) == 0 and self.proof:
+            return f"no critical point here; {self.proof} ({self.cost})"
         if len(self) == 0:
             return (
                 f"no critical point from {self.starts} starts ({self.flat} gradient-flat, "
@@ -132,11 +142,15 @@ class CriticalPoints:
             low, high = min(self.counts), max(self.counts)
             spread = f"indices {low} to {high}"
         unresolved = len(self) - int(self.resolved.sum())
-        text = (
-            f"{len(self)} distinct critical points ({self.certificate}) from {self.starts} starts: "
-            f"{spread}" + (f", {unresolved} of unresolved index" if unresolved else "")
-        )
+        text = f"{len(self)} distinct critical points ({self.certificate})"
+        text += f" from {self.starts} starts: " if self.starts else ": "
+        text += spread + (f", {unresolved} of unresolved index" if unresolved else "")
         text += f"; energies {float(self.energies[0]):.4f} to {float(self.energies[-1]):.4f}"
+        if self.proof:
+            text += "; all there are: " if self.complete else "; NOT PROVEN COMPLETE: "
+            text += self.proof
+        if not self.starts:
+            return f"{text} ({self.cost})"
         unseen = replace(self.unseen, cost=Cost())
         text += f"; {self.singletons} found once, so a new start is new with probability {unseen}"
         failed = [f"{self.flat} gradient-flat"] if self.flat else []
@@ -178,47 +192,23 @@ class CriticalPoints:
                 name: getattr(self, name)
                 for name in ("starts", "flat", "lost", "certificate", "seed", "method")
             },
+            "complete": self.complete,
+            "proof": self.proof,
             "singletons": self.singletons,
             "unseen": self.unseen.to_json(),
             "cost": self.cost.to_json(),
         }
 
 
-def good_turing(found: Int[Tensor, " m"]) -> Estimate:
-    r"""Return the probability that one more draw is of a kind not seen yet, $n_1/m$.
-
-    The interval has Esty's variance $[n_1(1 - n_1/m) + 2n_2]/m^2$, and is no narrower than
-    Clopper and Pearson's.
-
-    Args:
-        found: How often each kind was seen, `(kinds,)`.
-
-    Source: Good, Biometrika 40 (1953) 237; Esty, Ann. Statist. 11 (1983) 905.
-
-    Example:
-        >>> print(good_turing(torch.tensor([12, 5, 1, 1, 1])))
-        0.15 in [0.00, 0.38] (95 %)
-    """
-    once, twice, total = int((found == 1).sum()), int((found == 2).sum()), int(found.sum())
-    method = "Good-Turing, Esty's variance, at least Clopper-Pearson"
-    if total == 0:
-        return Estimate(math.nan, math.nan, (0.0, 1.0), 0, method=method)
-    value = once / total
-    stderr = math.sqrt(once * (1 - value) + 2 * twice) / total
-    half = float(ndtri(0.975)) * stderr
-    low = float(betaincinv(once, total - once + 1, 0.025)) if once else 0.0
-    high = float(betaincinv(once + 1, total - once, 0.975)) if once < total else 1.0
-    ends = max(0.0, min(low, value - half)), min(1.0, max(high, value + half))
-    return Estimate(value, stderr, ends, total, method=method)
-
-
 def merge(parts: list[CriticalPoints]) -> CriticalPoints:
     """Return the distinct points of several lists, each with how often it was found.
 
     Two proven points are one where the one lies within the radius in which the other is
-    the only critical point.
+    the only critical point. Where a part is complete and nothing is new beside it, so is the
+    whole.
     """
     first = parts[0]
+    whole = max(parts, key=lambda part: (part.complete, len(part)))
     columns = {
         name: torch.cat([getattr(part, name) for part in parts])
         for name in ("points", "energies", "indices", "resolved", "radii", "unique", "found")
@@ -252,5 +242,7 @@ def merge(parts: list[CriticalPoints]) -> CriticalPoints:
         cost=cost,
         seed=first.seed,
         method=first.method,
+        complete=whole.complete and len(kept) == len(whole),
+        proof=whole.proof if len(kept) == len(whole) else "",
         **columns,
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -13,13 +14,14 @@ from rich.table import Table
 from scipy.stats import t as student
 from torch import Tensor
 
-from thalweg.estimate import Cost, Estimate
-from thalweg.landscape.seeding import Seed, make_generator
-from thalweg.theory.spin_glass.descent import local_minima
+from thalweg.estimate import Cost, Estimate, from_json
+from thalweg.landscape.seeding import Seed
+from thalweg.theory.spin_glass.descent import LocalMinima, local_minima
 from thalweg.theory.spin_glass.dynamics import descend, mean_over
 from thalweg.theory.spin_glass.mixture import Mixture
 from thalweg.theory.spin_glass.model import SphericalPSpin
 from thalweg.theory.spin_glass.noise import CouplingNoise
+from thalweg.theory.spin_glass.saved import SavedParts
 from thalweg.theory.spin_glass.sphere import Progress
 from thalweg.theory.spin_glass.thresholds import threshold_energy
 
@@ -115,6 +117,7 @@ def energy_floor(
     time: float = 20.0,
     fraction: float = 0.5,
     seed: Seed = None,
+    checkpoint: str | Path | None = None,
     progress: Progress | None = None,
 ) -> EnergyFloor:
     r"""Descend from uniform starts to local minima, for several sizes.
@@ -130,13 +133,16 @@ def energy_floor(
         time: How long gd and sgd go.
         fraction: The part of the couplings that a step of sgd reads.
         seed: Draws disorders, starts and noise.
+        checkpoint: A file in which every finished disorder is kept; the same call with the same
+            file goes on from there, and ends with the numbers of an unbroken run.
         progress: Called with a fraction in [0, 1] and a message.
 
     Returns:
         Mean, standard deviation and error for each size, and fits for large sizes.
 
     Raises:
-        ValueError: If a number is out of range, or the method unknown.
+        ValueError: If a number is out of range, the method unknown, or the checkpoint of another
+            call.
 
     Source: Sagun, Guney, Ben Arous and LeCun, arXiv:1412.6615, whose floor GD and SGD share.
 
@@ -153,26 +159,27 @@ def energy_floor(
             f"{list(sizes)}, disorders={disorders}, starts={starts}, time={time}"
         )
     mixture = Mixture.of(p)
-    _, recorded = make_generator(seed)
-    children = np.random.SeedSequence(recorded).spawn(len(sizes) * disorders)
-    results, cost = [], Cost()
-    for place, n in enumerate(sizes):
-        energies, lowest, proven = [], [], 0
-        for one in range(disorders):
-            words = children[place * disorders + one].generate_state(2, np.uint32)
-            land = SphericalPSpin(n, mixture, int(words[0]))
-            begin, extra = _approach(land, method, starts, time, fraction, int(words[1]))
-            ends = local_minima(land, starts=begin, seed=int(words[1]))
-            energies.append(ends.energies.cpu().numpy())
-            lowest.append(ends.lowest.cpu().numpy())
-            proven += int(ends.certified.sum())
-            cost = cost + ends.cost + extra
-            if progress is not None:
-                done = place * disorders + one + 1
-                progress(done / len(children), f"n = {n}: {one + 1} of {disorders} disorders")
-        stack = np.stack(energies).astype(np.float64)
-        mean = mean_over(stack.mean(axis=1).tolist(), seed=recorded)
-        results.append(FloorAtSize(n, stack, np.stack(lowest).astype(np.float64), proven, mean))
+    call = {"what": "energy_floor", "sizes": list(sizes), "disorders": disorders}
+    call |= {"p": [list(pair) for pair in mixture.amplitudes], "starts": starts}
+    call |= {"method": method, "time": time, "fraction": fraction}
+    saved = SavedParts(checkpoint, call, seed)
+    children = np.random.SeedSequence(saved.seed).spawn(len(sizes) * disorders)
+    for place in range(len(saved.parts), len(children)):
+        n, one = sizes[place // disorders], place % disorders
+        words = children[place].generate_state(2, np.uint32)
+        land = SphericalPSpin(n, mixture, int(words[0]))
+        begin, extra = _approach(land, method, starts, time, fraction, int(words[1]))
+        ends = local_minima(land, starts=begin, seed=int(words[1]))
+        saved.add(_part(ends, extra))
+        if progress is not None:
+            share = (place + 1) / len(children)
+            progress(share, f"n = {n}: {one + 1} of {disorders} disorders")
+    results = [
+        _at_size(n, saved.parts[place * disorders : (place + 1) * disorders], saved.seed)
+        for place, n in enumerate(sizes)
+    ]
+    costs = (from_json(part["cost"]) for part in saved.parts)
+    cost = sum((one for one in costs if isinstance(one, Cost)), Cost())
     fits = {name: _extrapolate(results, x) for name, x in _EXPONENTS.items()}
     degree = mixture.degree
     threshold = -threshold_energy(degree) if degree is not None and degree > 2 else math.nan
@@ -182,8 +189,29 @@ def energy_floor(
         threshold,
         {"lbfgs": "L-BFGS", "gd": "gradient descent", "sgd": f"SGD on {fraction:g}"}[method],
         cost,
-        recorded,
+        saved.seed,
     )
+
+
+def _part(ends: LocalMinima, extra: Cost) -> dict[str, Any]:
+    """Return what is kept of the descents in one disorder."""
+    return {
+        "energies": ends.energies.tolist(),
+        "lowest": ends.lowest.tolist(),
+        "certified": int(ends.certified.sum()),
+        "cost": (ends.cost + extra).to_json(),
+    }
+
+
+def _at_size(n: int, parts: Sequence[Mapping[str, Any]], seed: int) -> FloorAtSize:
+    """Put the disorders of one size together."""
+    energies, lowest = (
+        np.array([part[name] for part in parts], dtype=np.float64)
+        for name in ("energies", "lowest")
+    )
+    mean = mean_over(energies.mean(axis=1).tolist(), seed=seed)
+    proven = sum(int(part["certified"]) for part in parts)
+    return FloorAtSize(n, energies, lowest, proven, mean)
 
 
 def _approach(

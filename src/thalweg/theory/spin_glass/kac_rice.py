@@ -35,7 +35,7 @@ __all__ = ["ExpectedCount", "critical_energy_log_density", "expected_critical_po
 EXACT_ORDER = 30  # up to here the law of the k-th eigenvalue is computed, beyond it is sampled
 _NODES, _PHASE, _TOLERANCE, _DEPTH = 20, 5.0, 1e-10, 48.0
 _MOST_PANELS = 4000
-_LEAST_EFFECTIVE, _FARTHEST = 50.0, 2.2  # effective draws; Tracy-Widom units beyond the edge
+_MOST_SKEW, _FARTHEST = 1.0, 2.2  # of a sampled mean; Tracy-Widom units beyond the edge
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,11 +343,18 @@ class _Integrand:
     def sample(
         self, index: int, samples: int, level: float, rng: np.random.Generator
     ) -> tuple[float, tuple[float, float]]:
-        """Return the log of the count of one index and its interval, from random matrices."""
+        """Return the log of the count of one index and its interval, from random matrices.
+
+        The normal interval needs a mean that is not skew. Weights of variance s around a mean of
+        1 are near log-normal, of skewness (s + 3) sqrt(s); the skewness of the draws themselves
+        says little, for the largest weights are the rarest.
+        """
         found = log_mean_at_eigenvalue(self.n, index, self.log_weight, samples=samples, rng=rng)
         # R_1 integrates to n, and the law of one eigenvalue to 1: the same constant serves both
         log = self.log_factor + found.log
-        if found.effective < _LEAST_EFFECTIVE or found.outside > _FARTHEST:
+        spread = samples / found.effective - 1 if found.effective > 0 else math.inf
+        skew = (spread + 3) * math.sqrt(spread / samples)
+        if skew > _MOST_SKEW or found.outside > _FARTHEST:
             return log, (-math.inf, max(log, self.integrate(None)[0]))
         reach = float(norm.ppf((1 + level) / 2)) * found.relative_error
         return log, (log - reach, log + reach)

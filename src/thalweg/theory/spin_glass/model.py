@@ -24,6 +24,7 @@ from thalweg.theory.spin_glass.contraction import (
 )
 from thalweg.theory.spin_glass.couplings import coupling_streams
 from thalweg.theory.spin_glass.mixture import Mixture
+from thalweg.theory.spin_glass.sphere import extended_hessian, tangent
 
 __all__ = ["SphericalPSpin"]
 
@@ -58,31 +59,11 @@ class SpherePoint:
         rows = vectors.reshape(-1, glass.n)
         glass._ledger.add(hvps=len(rows), passes=1)
         radial = rows @ self._axis
-        tangent = rows - radial[:, None] * self._axis
-        out = _extended(
-            tangent @ self._hessian[0], tangent, radial, self._axis, self._slope, self._tangent
+        across = rows - radial[:, None] * self._axis
+        out = extended_hessian(
+            across @ self._hessian[0], across, radial, self._axis, self._slope, self._tangent
         )
         return (out / self._radius**2).reshape(vectors.shape)
-
-
-def _tangential(sigma: Tensor, vectors: Tensor) -> Tensor:
-    """Return the parts of vectors that are tangent to the sphere through their `sigma`."""
-    along = (sigma * vectors).sum(-1, keepdim=True) / (sigma * sigma).sum(-1, keepdim=True)
-    return vectors - along * sigma
-
-
-def _extended(
-    curved: Tensor, tangent: Tensor, radial: Tensor, axis: Tensor, slope: Tensor, flat: Tensor
-) -> Tensor:
-    """Return the degree-zero extension's Hessian products at radius 1.
-
-    With the unit vector w, P = I - w w', and a function f of gradient g and Hessian F:
-    P F P - (w.g) P - (P g) w' - w (P g)'.
-    """
-    pull = (slope * axis).sum(-1, keepdim=True)
-    projected = curved - (curved * axis).sum(-1, keepdim=True) * axis
-    across = (tangent * flat).sum(-1, keepdim=True)
-    return projected - pull * tangent - radial[..., None] * flat - across * axis
 
 
 class SphericalPSpin:
@@ -253,6 +234,16 @@ class SphericalPSpin:
         """The running tally."""
         return self._ledger.total
 
+    @property
+    def degrees(self) -> tuple[int, ...]:
+        """The degrees of the tensors that there are, rising; 1 is that of the field.
+
+        Example:
+            >>> SphericalPSpin(4, {3: 1.0, 1: 0.5}, seed=0).degrees
+            (1, 3)
+        """
+        return (() if self.field is None else (1,)) + tuple(sorted(self._forms))
+
     def tensor(self, degree: int) -> Float[Tensor, "*indices"]:
         r"""Return the symmetric tensor $T_p$, `(n,) * degree`, with the prefactor in.
 
@@ -261,12 +252,34 @@ class SphericalPSpin:
         Raises:
             ValueError: If there is no such degree.
         """
-        if degree == 1 and self.field is not None:
-            return self.field.clone()
-        if degree not in self._forms:
-            have = sorted(self._forms) if self.field is None else [1, *sorted(self._forms)]
-            raise ValueError(f"this spin glass has the degrees {have}, not {degree}")
-        return self._forms[degree].dense()
+        self._check_degree(degree)
+        return self._forms[degree].dense() if degree in self._forms else self._given_field()
+
+    def tensor_norm(self, degree: int) -> float:
+        r"""Return the Frobenius norm $|T_p|_F$ of the symmetric tensor, without writing it out.
+
+        No value of $\langle T_p, x^{\otimes p} \rangle$ on the unit sphere exceeds it.
+
+        Raises:
+            ValueError: If there is no such degree.
+
+        Example:
+            >>> glass = SphericalPSpin(6, 3, seed=0)
+            >>> abs(glass.tensor_norm(3) / float(glass.tensor(3).norm()) - 1) < 1e-12
+            True
+        """
+        self._check_degree(degree)
+        if degree in self._forms:
+            return self._forms[degree].norm()
+        return float(torch.linalg.vector_norm(self._given_field().double()))
+
+    def _check_degree(self, degree: int) -> None:
+        if degree not in self.degrees:
+            raise ValueError(f"this spin glass has the degrees {list(self.degrees)}, not {degree}")
+
+    def _given_field(self) -> Tensor:
+        assert self.field is not None
+        return self.field.clone()
 
     def start(self, generator: torch.Generator) -> Float[Tensor, " dim"]:
         r"""Draw a point uniformly from the sphere of radius $\sqrt n$."""
@@ -341,7 +354,7 @@ class SphericalPSpin:
         self._ledger.add(losses=len(rows), gradients=len(rows), passes=1)
         sigma, radius = self._to_sphere(rows)
         value, slope, _ = self._parts(sigma, None)
-        flat = _tangential(sigma, slope) / (math.sqrt(self.n) * radius[:, None])
+        flat = tangent(sigma, slope) / (math.sqrt(self.n) * radius[:, None])
         return (value / self.n).reshape(theta.shape[:-1]), flat.reshape(theta.shape)
 
     def value_gradient_and_hvp(
@@ -374,11 +387,13 @@ class SphericalPSpin:
         sigma, radius = self._to_sphere(rows)
         axis = sigma / math.sqrt(self.n)
         radial = (given * axis).sum(-1)
-        tangent = given - radial[:, None] * axis
-        value, slope, curved = self._parts(sigma, tangent)
+        across = given - radial[:, None] * axis
+        value, slope, curved = self._parts(sigma, across)
         slope = slope / math.sqrt(self.n)
-        flat = _tangential(sigma, slope)
-        products = _extended(curved, tangent, radial, axis, slope, flat) / radius[:, None] ** 2
+        flat = tangent(sigma, slope)
+        products = (
+            extended_hessian(curved, across, radial, axis, slope, flat) / radius[:, None] ** 2
+        )
         return (
             (value / self.n).reshape(theta.shape[:-1]),
             (flat / radius[:, None]).reshape(theta.shape),
@@ -433,7 +448,7 @@ class SphericalPSpin:
         sigma = check_theta(sigma, self.n, self.dtype, self.device)
         rows = sigma.reshape(-1, self.n)
         self._ledger.add(losses=len(rows), gradients=len(rows), passes=1)
-        return _tangential(rows, self._parts(rows, None)[1]).reshape(sigma.shape)
+        return tangent(rows, self._parts(rows, None)[1]).reshape(sigma.shape)
 
     def riemannian_hessian(
         self, sigma: Float[Tensor, "*batch dim"]

@@ -103,14 +103,14 @@ class CouplingNoise:
         """Return what draws sets of couplings of a spin glass, and their gradients.
 
         Raises:
-            ValueError: If the landscape is no `SphericalPSpin` of known degrees.
+            ValueError: If the landscape is no `SphericalPSpin`.
         """
-        if not isinstance(land, SphericalPSpin) or land.mixture is None:
+        if not isinstance(land, SphericalPSpin):
             raise ValueError(
-                f"this {type(land).__name__} has no couplings of known degrees to draw from; use "
-                "IsotropicNoise, or a SphericalPSpin(n, p, seed)"
+                f"this {type(land).__name__} has no couplings to draw from; use IsotropicNoise, or "
+                "a SphericalPSpin"
             )
-        tensors = {degree: land.tensor(degree) for degree, _ in land.mixture.amplitudes}
+        tensors = {degree: land.tensor(degree) for degree in land.degrees}
         size = max(1, round(self.fraction * land.n))
 
         def draw(points: Tensor, generator: torch.Generator) -> Tensor:

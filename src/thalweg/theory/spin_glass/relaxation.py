@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -12,8 +14,8 @@ from rich.table import Table
 from scipy.optimize import curve_fit
 from scipy.stats import t as student
 
-from thalweg.estimate import Cost, Estimate
-from thalweg.landscape.seeding import Seed, make_generator
+from thalweg.estimate import Cost, Estimate, from_json
+from thalweg.landscape.seeding import Seed
 from thalweg.theory.spin_glass.dynamics import (
     Times,
     Trajectory,
@@ -24,6 +26,7 @@ from thalweg.theory.spin_glass.dynamics import (
 )
 from thalweg.theory.spin_glass.mixture import Mixture
 from thalweg.theory.spin_glass.model import SphericalPSpin
+from thalweg.theory.spin_glass.saved import SavedParts
 from thalweg.theory.spin_glass.sphere import Progress
 
 __all__ = ["Aging", "PowerLaw", "Relaxation", "age", "relax"]
@@ -241,8 +244,6 @@ class _Quench:
     step: float | None
     replicas: int
     disorders: int
-    seed: Seed
-    recorded: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Refuse what leaves no error over disorders."""
@@ -254,29 +255,47 @@ class _Quench:
         if not self.temperature >= 0:
             raise ValueError(f"temperature must not be negative, got {self.temperature}")
 
-    def runs(self, times: Times, keep: bool, progress: Progress | None) -> Iterator[Trajectory]:
-        """Run each disorder from uniform starts."""
-        _, seed = make_generator(self.seed)
-        self.recorded.append(seed)
-        for one, child in enumerate(np.random.SeedSequence(seed).spawn(self.disorders)):
-            disorder, start = (int(word) for word in child.generate_state(2, np.uint32))
-            land = SphericalPSpin(self.n, self.p, disorder)
-            if self.temperature > 0:
-                yield langevin(
-                    land, self.temperature, times, start=self.replicas, step=self.step,
-                    keep_points=keep, seed=start,
-                )  # fmt: skip
-            elif self.step is None:
-                yield gradient_flow(
-                    land, times, start=self.replicas, keep_points=keep, seed=start, tolerance=1e-4
-                )
-            else:
-                yield descend(
-                    land, times, start=self.replicas, step=self.step, keep_points=keep, seed=start
-                )
+    def call(self, what: str, **more: Times) -> dict[str, Any]:
+        """Return all that the results depend on but the seed."""
+        lists = {name: [float(x) for x in values] for name, values in more.items()}
+        numbers = ("n", "temperature", "step", "replicas", "disorders")
+        own = {name: getattr(self, name) for name in numbers}
+        return {"what": what, "p": [list(pair) for pair in Mixture.of(self.p).amplitudes]} | (
+            own | lists
+        )
+
+    def run(self, child: np.random.SeedSequence, times: Times, keep: bool) -> Trajectory:
+        """Run one disorder from uniform starts."""
+        disorder, start = (int(word) for word in child.generate_state(2, np.uint32))
+        land = SphericalPSpin(self.n, self.p, disorder)
+        many: dict[str, Any] = {"start": self.replicas, "keep_points": keep, "seed": start}
+        if self.temperature > 0:
+            return langevin(land, self.temperature, times, step=self.step, **many)
+        if self.step is None:
+            return gradient_flow(land, times, tolerance=1e-4, **many)
+        return descend(land, times, step=self.step, **many)
+
+    def runs(
+        self,
+        times: Times,
+        keep: bool,
+        saved: SavedParts,
+        measure: Callable[[Trajectory], np.ndarray],
+        progress: Progress | None,
+    ) -> tuple[np.ndarray, str, Cost]:
+        """Return what was measured in each disorder, the method and the cost."""
+        children = np.random.SeedSequence(saved.seed).spawn(self.disorders)
+        for one in range(len(saved.parts), self.disorders):
+            run = self.run(children[one], times, keep)
+            cost = run.cost.to_json()
+            saved.add({"measured": measure(run).tolist(), "method": run.method, "cost": cost})
             if progress is not None:
                 done = one + 1
                 progress(done / self.disorders, f"{done} of {self.disorders} disorders")
+        costs = (from_json(part["cost"]) for part in saved.parts)
+        total = sum((cost for cost in costs if isinstance(cost, Cost)), Cost())
+        measured = np.array([part["measured"] for part in saved.parts], dtype=np.float64)
+        return measured, str(saved.parts[0]["method"]), total
 
 
 def relax(
@@ -289,6 +308,7 @@ def relax(
     disorders: int = 8,
     replicas: int = 8,
     seed: Seed = None,
+    checkpoint: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Relaxation:
     r"""Quench uniform starts, and record the energy per spin.
@@ -302,30 +322,28 @@ def relax(
         disorders: How many independent sets of couplings, at least 2.
         replicas: Starts in each.
         seed: Draws disorders, starts and noise.
+        checkpoint: A file in which every finished disorder is kept; the same call with the same
+            file goes on from there, and ends with the numbers of an unbroken run.
         progress: Called with a fraction in [0, 1] and a message.
 
     Returns:
         The energies. `time_to` gives the time to the threshold, `fit` the law of relaxation.
 
     Raises:
-        ValueError: If a number is out of range.
+        ValueError: If a number is out of range, or the checkpoint is of another call.
 
     Example:
         >>> quench = relax(20, times=[0.5, 2.0, 8.0], disorders=3, replicas=4, seed=0)
         >>> bool((quench.mean[1:] < quench.mean[:-1]).all())
         True
     """
-    quench = _Quench(n, p, temperature, step, replicas, disorders, seed)
-    runs = list(quench.runs(times, False, progress))
-    return Relaxation(
-        n,
-        Mixture.of(p),
-        runs[0].times.numpy(),
-        np.stack([run.energies.cpu().numpy() for run in runs]).astype(np.float64),
-        runs[0].method,
-        sum((run.cost for run in runs), Cost()),
-        quench.recorded[0],
+    quench = _Quench(n, p, temperature, step, replicas, disorders)
+    saved = SavedParts(checkpoint, quench.call("relax", times=times), seed)
+    energies, method, cost = quench.runs(
+        times, False, saved, lambda run: run.energies.cpu().numpy().astype(np.float64), progress
     )
+    at = np.array([float(time) for time in times])
+    return Relaxation(n, Mixture.of(p), at, energies, method, cost, saved.seed)
 
 
 def age(
@@ -339,6 +357,7 @@ def age(
     disorders: int = 8,
     replicas: int = 8,
     seed: Seed = None,
+    checkpoint: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Aging:
     r"""Quench uniform starts, wait, and measure how the overlap with the point then decays.
@@ -356,13 +375,16 @@ def age(
         disorders: How many independent sets of couplings, at least 2.
         replicas: Starts in each.
         seed: Draws disorders, starts and noise.
+        checkpoint: A file in which every finished disorder is kept; the same call with the same
+            file goes on from there, and ends with the numbers of an unbroken run.
         progress: Called with a fraction in [0, 1] and a message.
 
     Returns:
         The correlations, with the points of every needed time kept meanwhile.
 
     Raises:
-        ValueError: If times are not positive and rising, or a number is out of range.
+        ValueError: If times are not positive and rising, a number is out of range, or the
+            checkpoint is of another call.
 
     Source: Cugliandolo and Kurchan, Phys. Rev. Lett. 71 (1993) 173.
 
@@ -376,28 +398,22 @@ def age(
             raise ValueError(f"{name} must be positive and rise, but is {list(given)}")
     times = sorted({wait + delay for wait in waiting for delay in (0.0, *delays)})
     place = {time: at for at, time in enumerate(times)}
-    quench = _Quench(n, p, temperature, step, replicas, disorders, seed)
-    rows, cost, method = [], Cost(), ""
-    for run in quench.runs(times, True, progress):
+    quench = _Quench(n, p, temperature, step, replicas, disorders)
+
+    def measure(run: Trajectory) -> np.ndarray:
         assert run.points is not None
         points = run.points.cpu().numpy().astype(np.float64)
-        rows.append(
-            [
-                [float((points[place[w]] * points[place[w + t]]).sum(1).mean() / n) for t in delays]
-                for w in waiting
-            ]
-        )
-        cost, method = cost + run.cost, run.method
-    return Aging(
-        n,
-        Mixture.of(p),
-        np.asarray(waiting, dtype=np.float64),
-        np.asarray(delays, dtype=np.float64),
-        np.array(rows),
-        method,
-        cost,
-        quench.recorded[0],
-    )
+        rows = [
+            [(points[place[w]] * points[place[w + t]]).sum(1).mean() / n for t in delays]
+            for w in waiting
+        ]
+        return np.array(rows)
+
+    call = quench.call("age", waiting=waiting, delays=delays)
+    saved = SavedParts(checkpoint, call, seed)
+    correlations, method, cost = quench.runs(times, True, saved, measure, progress)
+    at = [np.asarray(given, dtype=np.float64) for given in (waiting, delays)]
+    return Aging(n, Mixture.of(p), at[0], at[1], correlations, method, cost, saved.seed)
 
 
 def _first(times: np.ndarray, energies: np.ndarray, level: float) -> float:

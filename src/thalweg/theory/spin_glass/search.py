@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -12,7 +13,10 @@ from thalweg.estimate import Cost
 from thalweg.landscape.protocols import Landscape
 from thalweg.landscape.seeding import Seed, make_generator
 from thalweg.theory.spin_glass.critical_points import CriticalPoints, merge
+from thalweg.theory.spin_glass.enumeration import enumerate_critical_points
+from thalweg.theory.spin_glass.homotopy import class_count
 from thalweg.theory.spin_glass.kantorovich import PointCertificates, certify_points
+from thalweg.theory.spin_glass.model import SphericalPSpin
 from thalweg.theory.spin_glass.newton import newton
 from thalweg.theory.spin_glass.sphere import (
     Progress,
@@ -27,6 +31,7 @@ from thalweg.theory.spin_glass.sphere import (
 __all__ = ["find_critical_points"]
 
 _NUMBERS = 2**23  # entries of the Hessians that are held at once
+_CLASSES = 30_000  # of complex critical points, that are followed to be complete
 _LONGEST = 60  # steps of a start's way down or up
 
 
@@ -38,6 +43,7 @@ def find_critical_points(
     seed: Seed = None,
     max_steps: int = 150,
     keep_spectra: bool = True,
+    complete: bool = False,
     progress: Progress | None = None,
 ) -> CriticalPoints:
     r"""Find critical points by eigenvector following, prove each, and merge what is the same.
@@ -54,6 +60,9 @@ def find_critical_points(
         seed: Draws the starts.
         max_steps: Newton steps for each start.
         keep_spectra: Whether to keep every point's eigenvalues.
+        complete: Find all of them instead, without starts, and prove that none is missing: by
+            homotopy, which few spins allow (`enumerate_critical_points`), or at p = 2 from the
+            eigenvectors of a matrix. Ask the result's `complete`.
         progress: Called with a fraction in [0, 1] and a message.
 
     Returns:
@@ -62,7 +71,9 @@ def find_critical_points(
         To go on, search with another seed and `join`.
 
     Raises:
-        ValueError: If the landscape does not live on the sphere, or a number is out of range.
+        ValueError: If the landscape does not live on the sphere, or a number is out of range; or
+            `complete` is asked of one that has no couplings, too many spins or degrees of both
+            parities.
 
     Source: Wales, J. Chem. Phys. 101 (1994) 3750, for eigenvector following; Frye et al.,
         Neural Computation 33 (2021), for why not to minimise the gradient norm.
@@ -72,7 +83,11 @@ def find_critical_points(
         >>> found = find_critical_points(SphericalPSpin(6, 2, seed=0), starts=200, seed=1)
         >>> len(found), found.counts
         (12, {0: 2, 1: 2, 2: 2, 3: 2, 4: 2, 5: 2})
+        >>> find_critical_points(SphericalPSpin(3, 3, seed=0), complete=True, seed=0).complete
+        True
     """
+    if complete:
+        return _all(landscape, starts, index, seed, keep_spectra, progress)
     n = landscape.dim
     generator, recorded = make_generator(seed)
     if n < 2:
@@ -107,6 +122,58 @@ def find_critical_points(
             done = sum(part.starts for part in parts)
             progress(done / total, f"{done} of {total} starts followed")
     return merge(parts)
+
+
+def _all(
+    landscape: Landscape,
+    starts: int | Tensor,
+    index: int | None,
+    seed: Seed,
+    keep_spectra: bool,
+    progress: Progress | None,
+) -> CriticalPoints:
+    """Enumerate the critical points of a spin glass, and certify each once more."""
+    if not isinstance(landscape, SphericalPSpin):
+        raise ValueError(
+            f"complete=True follows the couplings' polynomial equations, which this "
+            f"{type(landscape).__name__} does not know; pass a SphericalPSpin, or leave it out"
+        )
+    if isinstance(starts, Tensor):
+        raise ValueError("complete=True needs no starts; leave out either")
+    classes = class_count(landscape.dim, max(landscape.degrees))
+    if classes > _CLASSES:
+        raise ValueError(
+            f"{landscape.dim} spins at degree {max(landscape.degrees)} have {classes} classes of "
+            f"complex critical points, more than {_CLASSES}; leave out complete=True to search"
+        )
+    before = landscape.cost
+    tensors = {degree: landscape.tensor(degree) for degree in landscape.degrees}
+    truth = enumerate_critical_points(tensors, seed=seed, most_classes=_CLASSES)
+    if progress is not None:
+        progress(0.9, f"{len(truth)} critical points enumerated")
+    points = truth.points.to(dtype=landscape.dtype, device=landscape.device)
+    if len(points) == 0:
+        raise ValueError(f"no critical point was found to be certain: {truth.missing}")
+    proofs = certify_points(landscape, points, seed=truth.seed)
+    lacks = truth.missing
+    open_ones = int((~(proofs.resolved & (proofs.indices == truth.indices))).sum())
+    if not lacks and open_ones:
+        lacks = f"the second proof, by Newton and Kantorovich, fails at {open_ones} points"
+    means = "eigenvectors of a matrix" if truth.p == 2 else "homotopy over the complex numbers"
+    proven = f"{truth.found} of {truth.expected} complex classes"
+    found = _tally(proofs, index, keep_spectra, landscape.cost - before, truth.seed, means)
+    if progress is not None:
+        progress(1.0, f"{len(truth)} critical points certified")
+    found = merge([found])  # by rising energy
+    return replace(
+        found,
+        found=torch.zeros_like(found.found),
+        starts=0,
+        flat=0,
+        lost=0,
+        complete=not lacks,
+        proof=lacks or f"{proven} proven to exist and to differ, by {means}",
+    )
 
 
 def _spread(land: Landscape, points: Tensor, generator: torch.Generator) -> Tensor:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from thalweg.estimate import BoundKind
 from thalweg.landscape.protocols import Landscape, check_theta
-from thalweg.theory.spin_glass.mixture import Mixture
 
 __all__ = [
     "Progress",
@@ -25,6 +24,7 @@ __all__ = [
     "check_points",
     "eigensystem",
     "energy_and_gradient",
+    "extended_hessian",
     "hessian_lipschitz",
     "on_sphere",
     "riemannian_hessian",
@@ -33,8 +33,6 @@ __all__ = [
 
 Progress = Callable[[float, str], None]
 """Called with a fraction in [0, 1] and a message."""
-
-_TENSOR_LIMIT = 2**27  # entries of a coupling tensor whose norm is worth reading
 
 
 @runtime_checkable
@@ -51,12 +49,12 @@ class _Couplings(Protocol):
     """A landscape that is a sum of tensor forms."""
 
     @property
-    def mixture(self) -> Mixture | None:
-        """Its degrees, where they are known."""
+    def degrees(self) -> tuple[int, ...]:
+        """The degrees that there are."""
         ...
 
-    def tensor(self, degree: int) -> Tensor:
-        """Return the symmetric tensor of a degree."""
+    def tensor_norm(self, degree: int) -> float:
+        """Return the Frobenius norm of the symmetric tensor of a degree."""
         ...
 
 
@@ -70,9 +68,36 @@ def on_sphere(theta: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
 def tangent(
     sigma: Float[Tensor, "*batch n"], vectors: Float[Tensor, "*batch n"]
 ) -> Float[Tensor, "*batch n"]:
-    r"""Return $v - \sigma (\sigma \cdot v)/n$."""
-    along = (sigma * vectors).sum(-1, keepdim=True) / sigma.shape[-1]
+    r"""Return $v - \sigma (\sigma \cdot v)/|\sigma|^2$."""
+    along = (sigma * vectors).sum(-1, keepdim=True) / (sigma * sigma).sum(-1, keepdim=True)
     return vectors - along * sigma
+
+
+def extended_hessian(
+    curved: Float[Tensor, "*rows n"],
+    flat: Float[Tensor, "*rows n"],
+    radial: Float[Tensor, "*rows"],
+    axis: Float[Tensor, "*#rows n"],
+    slope: Float[Tensor, "*#rows n"],
+    gradient: Float[Tensor, "*#rows n"],
+) -> Float[Tensor, "*rows n"]:
+    r"""Return products with the Hessian at radius 1 of a function's degree-zero extension.
+
+    With the unit vector $w$, $P = I - w w^\top$, and a function $f$ of gradient $g$ and
+    Hessian $F$ it is $P F P - (w \cdot g) P - (P g) w^\top - w (P g)^\top$.
+
+    Args:
+        curved: $F P v$ for every vector $v$.
+        flat: $P v$.
+        radial: $w \cdot v$.
+        axis: $w$.
+        slope: $g$.
+        gradient: $P g$.
+    """
+    pull = (slope * axis).sum(-1, keepdim=True)
+    projected = curved - (curved * axis).sum(-1, keepdim=True) * axis
+    across = (flat * gradient).sum(-1, keepdim=True)
+    return projected - pull * flat - radial[..., None] * gradient - across * axis
 
 
 def check_on_sphere(land: Landscape, sigma: Tensor) -> None:
@@ -154,16 +179,14 @@ def hessian_lipschitz(
         The constant, and ``"certified"`` or ``"estimated"``.
     """
     n = land.dim
-    if isinstance(land, _Couplings) and land.mixture is not None:
-        degrees = [degree for degree, _ in land.mixture.amplitudes]
-        if n ** max(degrees) <= _TENSOR_LIMIT:
-            parts = (
-                float(torch.linalg.vector_norm(land.tensor(p)))
-                * n ** ((p - 3) / 2)
-                * (p * (p - 1) * (p - 2) + 2 * math.sqrt(3) * p * (p - 1) + 3 * p)
-                for p in degrees
-            )
-            return sum(parts), "certified"
+    if isinstance(land, _Couplings):
+        parts = (
+            land.tensor_norm(p)
+            * n ** ((p - 3) / 2)
+            * (p * (p - 1) * (p - 2) + 2 * math.sqrt(3) * p * (p - 1) + 3 * p)
+            for p in land.degrees
+        )
+        return sum(parts), "certified"
     step, count = 1e-4 * math.sqrt(n), 8
     drawn = torch.randn(count, n, generator=generator, dtype=sigma.dtype, device=generator.device)
     aside = tangent(sigma.expand(count, n), drawn.to(sigma.device))

@@ -19,45 +19,18 @@ from jaxtyping import Float, Int
 from thalweg.estimate import Estimate
 from thalweg.landscape.seeding import Seed, make_generator
 from thalweg.theory.spin_glass.enumeration import enumerate_samples
+from thalweg.theory.spin_glass.homotopy import class_count
 from thalweg.theory.spin_glass.kac_rice import expected_critical_points
 from thalweg.theory.spin_glass.model import SphericalPSpin
 from thalweg.theory.spin_glass.search import find_critical_points
+from thalweg.theory.spin_glass.thresholds import trivialising_field
 from thalweg.theory.statistics import sample_mean, success_rate
 
-__all__ = ["Trivialisation", "circle_critical_points", "critical_field", "trivialisation"]
+__all__ = ["Trivialisation", "circle_critical_points", "trivialisation"]
 
 Method = Literal["circle", "complete", "search"]
 Progress = Callable[[float, str], None]
 _MOST_CLASSES = 400  # of a homotopy that is worth following for every disorder
-
-
-def critical_field(p: int) -> float:
-    r"""Return the field above which a pure p-spin keeps one minimum and one maximum.
-
-    $$s_c = \sqrt{p (p - 2)}$$
-
-    There $\xi''(1) = \xi'(1)$ for $\xi(q) = q^p + s^2 q$: the mean number of critical points is
-    $2n$, and its growth rate with $n$ is 0 from there on.
-
-    Args:
-        p: The degree, at least 2; at 2 any field is enough.
-
-    Returns:
-        The standard deviation of the field on one spin.
-
-    Raises:
-        ValueError: If `p` is below 2.
-
-    Source:
-        Fyodorov, Markov Processes Relat. Fields 21, 483 (2015).
-
-    Example:
-        >>> critical_field(3) ** 2
-        3.0
-    """
-    if p < 2:
-        raise ValueError(f"the degree of a spin glass in a field is at least 2, got {p}")
-    return math.sqrt(p * (p - 2))
 
 
 def circle_critical_points(glass: SphericalPSpin, *, degree: int) -> Float[np.ndarray, " points"]:
@@ -149,9 +122,10 @@ class Trivialisation:
 
     def __str__(self) -> str:
         """Return a table over the fields."""
+        enough = math.sqrt(trivialising_field(self.p))
         lines = [
             f"{self.p}-spin in a field, n = {self.n}, {self.counts.shape[1]} disorders "
-            f"({self.method}); trivial above s = {critical_field(self.p):.4g} as n grows",
+            f"({self.method}); trivial above s = {enough:.4g} as n grows",
             f"  {'field':>7} {'exact mean':>11}   {'counted':24} {'minima':>7}  trivial",
         ]
         for k, (mean, share) in enumerate(zip(self.means, self.trivial, strict=True)):
@@ -192,13 +166,18 @@ def _on_circle(glass: SphericalPSpin, p: int) -> tuple[int, int]:
 
 
 def _count(
-    glasses: Sequence[SphericalPSpin], p: int, how: Method, starts: int, generator: torch.Generator
+    glasses: Sequence[SphericalPSpin],
+    p: int,
+    how: Method,
+    starts: int,
+    generator: torch.Generator,
+    progress: Progress,
 ) -> list[tuple[int, int]]:
     """Return the numbers of critical points and minima of every spin glass."""
     if how == "circle":
         return [_on_circle(glass, p) for glass in glasses]
     if how == "complete":
-        every = enumerate_samples(list(glasses), seed=generator)
+        every = enumerate_samples(list(glasses), seed=generator, progress=progress)
         lost = [one.missing for one in every if not one.complete]
         if lost:
             raise RuntimeError(
@@ -206,15 +185,19 @@ def _count(
                 "try another seed, or method='search'"
             )
         return [(len(one), one.counts()[0]) for one in every]
-    searches = (find_critical_points(one, starts=starts, seed=generator) for one in glasses)
-    return [(len(found), found.counts.get(0, 0)) for found in searches]
+    rows = []
+    for k, glass in enumerate(glasses):
+        found = find_critical_points(glass, starts=starts, seed=generator)
+        rows.append((len(found), found.counts.get(0, 0)))
+        progress((k + 1) / len(glasses), f"{k + 1} of {len(glasses)} spin glasses")
+    return rows
 
 
 def _choose(n: int, p: int) -> Method:
     if n == 2:
         return "circle"
     # a field is of odd degree, and the homotopy takes one parity
-    return "complete" if p % 2 and (p**n - 1) // (p - 1) <= _MOST_CLASSES else "search"
+    return "complete" if p % 2 and class_count(n, p) <= _MOST_CLASSES else "search"
 
 
 def trivialisation(
@@ -232,6 +215,8 @@ def trivialisation(
     r"""Count the critical points of a spin glass in random fields of rising strength.
 
     $$H(\sigma) = H_p(\sigma) + s \sum_i h_i \sigma_i, \qquad h_i \sim N(0, 1)$$
+
+    By homotopy at p = 3 a disorder takes some 0.01 s at n = 4 and 0.5 s at n = 8.
 
     Args:
         n: Number of spins, at least 2.
@@ -276,10 +261,14 @@ def trivialisation(
     for k, s in enumerate(fields):
         mixture = {1: float(s), p: 1.0} if s else {p: 1.0}
         glasses = [SphericalPSpin(n, mixture, seed=generator) for _ in range(disorders)]
-        rows.append(_count(glasses, p, how, starts, generator))
+
+        def told(part: float, word: str, k: int = k, s: float = s) -> None:
+            if progress is not None:
+                progress((k + part) / len(fields), f"field {s:g}: {word}")
+
+        rows.append(_count(glasses, p, how, starts, generator, told))
         expected.append(expected_critical_points(n, mixture).value)
-        if progress is not None:
-            progress((k + 1) / len(fields), f"field {s:g}")
+        told(1.0, "done")
     found = np.array(rows)
     words = {
         "circle": "roots of a polynomial",

@@ -179,6 +179,8 @@ def spike_recovery(
     Power iteration $x \to Y(I, x, \dots, x)$, or gradient ascent, which is the same with a shift
     $\alpha x$, $\alpha = 2 (p-1)(2 + \lambda)$: steps of $1/\alpha$ along the gradient. Each trial
     draws noise, spike and start, and takes all ratios with them.
+    That takes 2 `trials` `steps` `len(snrs)` $n^p$ floating-point operations for each size.
+
     For p odd a flow that starts at a negative overlap stays in the noise at any ratio, so gradient
     ascent starts on the spike's side, as in the theory.
 
@@ -232,7 +234,8 @@ def spike_recovery(
                 start = start * torch.sign(start @ spike)
             overlaps = _climb(noise, spike, lifted, start, steps, shift).numpy()
             found[k, :, trial] = (np.abs(overlaps) if p % 2 == 0 else overlaps) > threshold
-        if progress is not None:
-            progress((k + 1) / len(sizes), f"n = {n}")
+            if progress is not None:
+                done = (k + (trial + 1) / trials) / len(sizes)
+                progress(done, f"n = {n}: {trial + 1} of {trials} trials")
     words = {"power": "power iteration", "gradient": "gradient ascent"}[method]
     return Recovery(p, tuple(sizes), ratios, found, threshold, level, words, number)

@@ -120,11 +120,12 @@ def worst(way: Triple, truth: Triple) -> float:
 
 
 SCRIPT = """
-import json, resource, sys, time, torch
+import json, pathlib, sys, time, torch
 from thalweg.theory.spin_glass.model import SphericalPSpin
 n, replicas, kind, told = int(sys.argv[1]), int(sys.argv[2]), getattr(torch, sys.argv[3]), {}
 torch.set_num_threads(1)
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+status = pathlib.Path('/proc/self/status')
+peak = lambda: int(status.read_text().partition('VmHWM:')[2].split()[0]) * 1024
 def use(n):
     clock = time.process_time()
     glass = SphericalPSpin(n, 3, 0, dtype=kind, memory="16 GiB")

@@ -85,22 +85,24 @@ def test_the_density_keeps_to_its_cap(hessian) -> None:
 
 
 PROGRAM = """
-import json, resource, torch
+import json, pathlib, torch
 import torch.nn.functional as F
 from thalweg.landscape import ModelLandscape
 from thalweg.curvature.profile import curvature_profile
 from thalweg.zoo import mlp
 torch.set_num_threads(1)
+def peak():  # in KiB; ru_maxrss would begin at the parent's
+    return int(pathlib.Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0])
 model = {size}
 inputs = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
 land = ModelLandscape(model, F.cross_entropy, (inputs, torch.arange(4)))
 theta = land.vector(model)
 land.gradient(theta)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 found = curvature_profile(
     land, theta, eigenvalues=1, probes=4, passes=20, layers=False, memory="1.5 GiB", seed=0
 )
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+after = peak()
 print(json.dumps([before, after, found.cost.passes, found.memory, str(found)]))
 """
 

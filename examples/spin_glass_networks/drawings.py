@@ -157,7 +157,8 @@ def indices(found: Found) -> Any:
         key = "x" if place == 1 else "y"
         line(
             **{key: published.INDEX_LIMIT}, line={"color": GREY, "dash": "dot"},
-            annotation_text="published: at most 0.015", row=1, col=place,
+            annotation_text="published: at most 0.015",
+            annotation_position="bottom right", row=1, col=place,
         )  # fmt: skip
     drawn.update_xaxes(title_text="share of eigenvalues below -0.001", rangemode="tozero", col=1)
     drawn.update_yaxes(title_text="share of networks at or below", col=1)

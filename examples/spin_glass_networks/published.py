@@ -93,8 +93,9 @@ higher, or that its poor minima vanish. That step rests on assumptions A1p to A7
 holds for the trained network (below). Besides: one hidden layer is H = 2 in their notation, whose
 spin glass has p = 2, with 2n critical points, one pair of them minima and no bad ones; the network
 is set beside p = 3 all the same. It has ten outputs and the cross-entropy; the theorem has one
-output and the absolute or the hinge loss. The distributions below look alike because both
-narrow as the system grows, which sums of many weakly dependent terms do without a spin glass.
+output and the absolute or the hinge loss. That both
+distributions narrow as the system grows is what sums of many weakly dependent terms do, without a
+spin glass.
 """
 
 

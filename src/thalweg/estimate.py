@@ -156,7 +156,7 @@ class Estimate:
 
     def __contains__(self, value: float) -> bool:
         """Say whether `value` lies inside the interval."""
-        return self.interval[0] <= value <= self.interval[1]
+        return bool(self.interval[0] <= value <= self.interval[1])  # numpy truths are no bools
 
     def __str__(self) -> str:
         """Return ``value ± half width (level), cost``; both ends if it is lopsided."""
@@ -236,7 +236,7 @@ class Bound:
 
     def __contains__(self, value: float) -> bool:
         """Say whether `value` lies between the ends."""
-        return self.lower <= value <= self.upper
+        return bool(self.lower <= value <= self.upper)
 
     def above(self, base: float) -> Bound:
         """Return the same bracket measured upwards from `base`."""

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.curvature.track import Track, track
+from thalweg.report import save
 from thalweg.landscape import ModelLandscape
 from thalweg.landscape.seeding import preserve_rng
 
@@ -158,22 +157,10 @@ def figure(cases: Sequence[Case], runs: Sequence[Track]) -> Any:
     drawn.update_yaxes(title_text="sharpness λ<sub>max</sub>", row=1, col=1)
     drawn.update_yaxes(title_text="training loss", row=2, col=1)
     drawn.update_layout(
-        template="plotly_white", width=1300, height=520, showlegend=False,
+        template="plotly_white", showlegend=False,
         margin={"l": 65, "r": 15, "t": 35, "b": 50}, font={"size": 12},
     )  # fmt: skip
     return drawn
-
-
-def photograph(drawn: Any, out: Path) -> None:
-    """Write a figure as PNG with headless chromium."""
-    with tempfile.TemporaryDirectory() as folder:
-        page = Path(folder) / "page.html"
-        body = drawn.to_html(include_plotlyjs=True, full_html=False, config={"staticPlot": True})
-        page.write_text(f"<!doctype html><meta charset='utf-8'><body style='margin:0'>{body}")
-        command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
-        command += [f"--user-data-dir={folder}/chromium", "--virtual-time-budget=9000"]
-        command += [f"--screenshot={out.resolve()}", "--window-size=1300,520"]
-        subprocess.run([*command, page.as_uri()], check=True, capture_output=True)
 
 
 def main(cases: Sequence[Case] = CASES, docs: Path | None = DOCS, *, records: int = RECORDS) -> Any:
@@ -192,7 +179,8 @@ def main(cases: Sequence[Case] = CASES, docs: Path | None = DOCS, *, records: in
         rows.append(row)
     if docs is not None:
         (docs / "edge-of-stability.json").write_text(json.dumps(rows, indent=2) + "\n", "utf-8")
-        photograph(figure(cases, runs), docs / "images" / "edge-of-stability.png")
+        drawn = figure(cases, runs)
+        save(drawn, docs / "images" / "edge-of-stability.png", width=1300, height=520)
     return rows
 
 

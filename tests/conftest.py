@@ -6,6 +6,7 @@ thalweg: each annotated function of the library checks its shapes while the test
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import beartype.typing  # noqa: F401 (the text given to the hook names it)
 import hypothesis
@@ -52,6 +54,51 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", before)
+
+
+class CtrlC:
+    """Progress that presses Ctrl-C at the n-th report, once; every report is a share and words."""
+
+    def __init__(self, after: int, says: str = "") -> None:
+        self.left, self.says = after, says
+
+    def __call__(self, part: float, message: str) -> None:
+        assert 0 <= part <= 1
+        assert message
+        assert self.says in message
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def ctrl_c() -> type[CtrlC]:
+    """How a test interrupts long work: ``progress=ctrl_c(3)``."""
+    return CtrlC
+
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Enter folders of scripts as ``python FOLDER/script.py`` does; return the import.
+
+    Their modules have plain names (`laws`, `paths`): they are forgotten when the test ends.
+    """
+    names: set[str] = set()
+    before = dict(sys.modules)
+
+    def enter(*folders: str) -> Callable[[str], Any]:
+        for folder in folders:
+            monkeypatch.syspath_prepend(str(ROOT / folder))
+            names.update(file.stem for file in (ROOT / folder).glob("[!_]*.py"))
+            names.update(file.stem for file in (ROOT / folder).glob("_[!_]*.py"))
+        for name in names:
+            sys.modules.pop(name, None)
+        return importlib.import_module
+
+    yield enter
+    for name in names:
+        sys.modules.pop(name, None)
+        sys.modules.update({name: before[name]} if name in before else {})
 
 
 def missing(what: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from pathlib import Path
 
 import jaxtyping
@@ -92,3 +93,21 @@ def test_what_is_missing_skips_here_and_fails_in_ci(harness, monkeypatch):
     monkeypatch.setenv("CI", "true")
     with pytest.raises(pytest.fail.Exception, match=r"no sextant; \.ci/run should have"):
         harness.missing("no sextant")
+
+
+def test_scripts_are_imported_by_their_own_names_and_progress_can_be_interrupted(scripts, ctrl_c):
+    enter = scripts("examples/spin_glass_counts")
+    assert Path(enter("tables").__file__).parent.name == "spin_glass_counts"
+    assert "tables" in sys.modules
+    assert Path(scripts("examples/level_sets")("tables").__file__).parent.name == "level_sets"
+    press = ctrl_c(2, says="step")
+    press(0.5, "step 1")
+    with pytest.raises(KeyboardInterrupt):
+        press(1.0, "step 2")
+    for wrong in ((1.5, "step 3"), (0.5, ""), (0.5, "other words")):
+        with pytest.raises(AssertionError):
+            press(*wrong)
+
+
+def test_scripts_are_forgotten():
+    assert "tables" not in sys.modules  # the test above imported it

@@ -6,14 +6,12 @@ Needs chromium. The picture in the repository is that of `make demo`, seed 0.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
-from thalweg.report import figures
+from thalweg.report import figures, photograph
 from thalweg.survey import Survey
 
 COLOURS = {"main": "#0072b2", "muted": "#777777", "text": "#222222", "grid": "#e4e4e4"}
@@ -42,13 +40,8 @@ def main(survey: str, out: str) -> None:
     specs = json.dumps([figures.disconnectivity(record), figures.path(record, gain)])
     for name, colour in (COLOURS | styles()).items():
         specs = specs.replace(f'"@{name}"', f'"{colour}"')
-    with tempfile.TemporaryDirectory() as folder:
-        page = Path(folder) / "page.html"
-        page.write_text(PAGE.format(plotly=get_plotlyjs(), specs=specs), "utf-8")
-        command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
-        command += [f"--user-data-dir={folder}/chromium", "--virtual-time-budget=6000"]
-        command += [f"--screenshot={Path(out).resolve()}", "--window-size=1200,400"]
-        subprocess.run([*command, page.as_uri()], check=True, capture_output=True)
+    page = PAGE.format(plotly=get_plotlyjs(), specs=specs)
+    photograph(page, out, width=1200, height=400)
 
 
 if __name__ == "__main__":

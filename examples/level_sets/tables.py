@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import searches
 
 from thalweg.paths.laws import curviness_law
+from thalweg.report import save
 
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#777777"
 SHIFTS = {BLUE: 0.97, ORANGE: 1.03, GREEN: 1.06}
@@ -156,19 +155,5 @@ def figure(out: Path, name: str, file: Path) -> None:
     lengths = {"title_text": "length / straight distance", "tickvals": [1, 1.2, 1.5, 2, 2.5, 3]}
     drawn.update_yaxes(type="log", **lengths, col=1)
     drawn.update_yaxes(type="log", title_text="beads", tickvals=[3, 5, 10, 20, 50, 100], col=2)
-    drawn.update_layout(
-        template="plotly_white", width=1100, height=420, legend={"orientation": "h", "y": 1.12}
-    )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    page = drawn.to_html(include_plotlyjs=True, config={"staticPlot": True})
-    page = page.replace("<head>", "<head><style>body { margin: 0; overflow: hidden }</style>", 1)
-    if file.suffix == ".html":
-        file.write_text(page, "utf-8")
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "page.html"
-        source.write_text(page, "utf-8")
-        command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
-        command += [f"--user-data-dir={folder}/chromium", "--virtual-time-budget=9000"]
-        command += [f"--screenshot={file.resolve()}", "--window-size=1100,420", source.as_uri()]
-        subprocess.run(command, check=True, capture_output=True)
+    drawn.update_layout(template="plotly_white", legend={"orientation": "h", "y": 1.12})
+    save(drawn, file, width=1100, height=420)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import sys
@@ -217,17 +216,13 @@ def test_resuming_another_run_is_refused():
         track(bowl(), ONES, lr=0.1, steps=4, resume=run)
 
 
-def example():
+@pytest.fixture
+def eos(scripts):
     """The example, as a module."""
-    spec = importlib.util.spec_from_file_location("eos", ROOT / "examples/edge_of_stability.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["eos"] = module  # its dataclass looks itself up
-    spec.loader.exec_module(module)
-    return module
+    return scripts("examples")("edge_of_stability")
 
 
-def test_the_example_runs_small(capsys):
-    eos = example()
+def test_the_example_runs_small(eos, capsys):
     rows = eos.main([eos.Case(3, 0.4, 60)], docs=None, records=12)
     assert rows[0]["converged"]
     assert "T3, η = 0.4: sharpness from" in capsys.readouterr().out
@@ -236,8 +231,7 @@ def test_the_example_runs_small(capsys):
 
 
 @pytest.mark.slow
-def test_the_sharpness_rises_to_the_edge_and_hovers_there():
-    eos = example()
+def test_the_sharpness_rises_to_the_edge_and_hovers_there(eos):
     case = eos.Case(4, 0.4, 3000)
     run = eos.train(case, records=60)
     mean, _ = eos.last_quarter(case, run)

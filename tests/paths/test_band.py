@@ -251,22 +251,16 @@ def test_errors_say_what_to_do(unchecked: None) -> None:
 @pytest.mark.parametrize("stop", [1, 9, 30])
 @pytest.mark.parametrize("options", [{}, {"spring": 0.5}, {"schedule": autoneb_schedule(300)}])
 def test_interrupted_and_resumed_is_unbroken(
-    tmp_path: pathlib.Path, rank_one: Make, stop: int, options: dict[str, Any]
+    tmp_path: pathlib.Path, rank_one: Make, ctrl_c: Any, stop: int, options: dict[str, Any]
 ) -> None:
     """Ctrl-C after some steps, and the same call again: the same path bit for bit."""
     land, frame = rank_one([3.0, 2.0, 0.5])
     end = math.sqrt(3) * frame[0]
     whole = band(land, end, -end, max_gradients=400, seed=3, **options)
-    calls = itertools.count(1)
-
-    def interrupt(part: float, message: str) -> None:
-        if next(calls) == stop:
-            raise KeyboardInterrupt
-
     kept = tmp_path / "band.pt"
     arguments = {"max_gradients": 400, "checkpoint": kept, **options}
     with pytest.raises(KeyboardInterrupt):
-        band(land, end, -end, seed=3, progress=interrupt, **arguments)
+        band(land, end, -end, seed=3, progress=ctrl_c(stop), **arguments)
     path = band(land, end, -end, seed=3, **arguments)
     assert torch.equal(path.points, whole.points)
     assert path.to_json() == whole.to_json()

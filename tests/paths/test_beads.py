@@ -337,20 +337,6 @@ def test_only_new_segments_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(seen) >= string.beads - 1
 
 
-class _Stop:
-    """Presses Ctrl-C at the n-th report."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def __call__(self, part: float, message: str) -> None:
-        assert 0 <= part <= 1
-        assert message
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-
-
 @pytest.fixture(scope="module")
 def digits(digits_pair: Make) -> tuple[ModelLandscape, Tensor, Tensor, float, float]:
     """A small network on digits, two minima, the ends' loss and the line's height above it."""
@@ -361,7 +347,7 @@ def digits(digits_pair: Make) -> tuple[ModelLandscape, Tensor, Tensor, float, fl
 
 @pytest.mark.parametrize("batch_size", [None, pytest.param(25, marks=pytest.mark.slow)])
 def test_resumed_is_unbroken_bit_for_bit(
-    batch_size: int | None, digits: Any, tmp_path: FilePath
+    batch_size: int | None, digits: Any, ctrl_c: Any, tmp_path: FilePath
 ) -> None:
     """Stopped again and again, in training, checking and shortening."""
     land, a, b, base, height = digits if batch_size else (ring(), *across(), 0.0, 1.0)
@@ -372,7 +358,7 @@ def test_resumed_is_unbroken_bit_for_bit(
     while True:
         try:
             parts = dynamic_string(
-                land, a, b, level, checkpoint=file, progress=_Stop(count), **options
+                land, a, b, level, checkpoint=file, progress=ctrl_c(count), **options
             )
             break
         except KeyboardInterrupt:

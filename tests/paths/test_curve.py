@@ -278,20 +278,11 @@ def test_a_network_without_minibatches(digits_network: Make) -> None:
     ],
 )
 def test_interrupted_and_resumed_is_unbroken(
-    options: dict[str, Any], after: int, tmp_path: File
+    options: dict[str, Any], after: int, ctrl_c: Any, tmp_path: File
 ) -> None:
     unbroken = curve(RING, A, B, seed=5, max_gradients=600, **options)
     file = tmp_path / "curve.pt"
-    told = 0
-
-    def stop(part: float, message: str) -> None:
-        nonlocal told
-        told += 1
-        assert 0 <= part <= 1
-        assert "step" in message
-        if told == after:
-            raise KeyboardInterrupt
-
+    stop = ctrl_c(after, says="step")
     with pytest.raises(KeyboardInterrupt):
         curve(RING, A, B, seed=5, max_gradients=600, checkpoint=file, progress=stop, **options)
     resumed = curve(RING, A, B, seed=5, max_gradients=600, checkpoint=file, **options)
@@ -303,21 +294,13 @@ def test_interrupted_and_resumed_is_unbroken(
 
 
 def test_minibatches_resume_and_a_drawn_seed_is_kept(
-    digits_model: tuple[ModelLandscape, Tensor, Tensor], tmp_path: File
+    digits_model: tuple[ModelLandscape, Tensor, Tensor], ctrl_c: Any, tmp_path: File
 ) -> None:
     land, a, b = digits_model
     options: dict[str, Any] = {"batch_size": 50, "max_gradients": 32, "bends": 1, "chords": 8}
     file = tmp_path / "curve.pt"
-    steps = 0
-
-    def stop(part: float, message: str) -> None:
-        nonlocal steps
-        steps += 1
-        if steps == 5:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        curve(land, a, b, checkpoint=file, progress=stop, **options)
+        curve(land, a, b, checkpoint=file, progress=ctrl_c(5), **options)
     resumed = curve(land, a, b, checkpoint=file, **options)
     assert resumed.seed is not None
     unbroken = curve(land, a, b, seed=resumed.seed, **options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import subprocess
@@ -232,19 +231,17 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "level_sets"
 
 
 @pytest.mark.parametrize("name", ["quadratic", "cubic"])
-def test_the_regressions_gradient_is_that_of_autograd(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(str(EXAMPLE))
-    task = importlib.import_module("polynomials").TASKS[name]
-    land = importlib.import_module("polynomials").Regression(task)
+def test_the_regressions_gradient_is_that_of_autograd(name: str, scripts: Any) -> None:
+    polynomials = scripts("examples/level_sets")("polynomials")
+    task = polynomials.TASKS[name]
+    land = polynomials.Regression(task)
     theta = torch.stack([land.start(torch.Generator().manual_seed(i)) for i in range(5)])
     values, gradients = land.value_and_gradient(theta)
     wanted, losses = torch.func.vmap(torch.func.grad_and_value(land.f))(theta)
     assert torch.allclose(values, losses, rtol=1e-12)
     assert torch.allclose(gradients, wanted, rtol=1e-10, atol=1e-14)
     assert torch.equal(land.loss(theta), values)
-    fine = importlib.import_module("polynomials").Regression(task, 100_000)
+    fine = polynomials.Regression(task, 100_000)
     assert torch.allclose(fine.loss(theta), values, rtol=1e-3)
 
 

@@ -210,22 +210,14 @@ def test_held_out_loss_and_accuracy_along_the_path(case: Callable[[str], Case], 
 
 @pytest.mark.parametrize("name", ["mlp", pytest.param("resnet", marks=pytest.mark.slow)])
 def test_a_killed_search_goes_on_from_its_checkpoint(
-    case: Callable[[str], Case], name: str, tmp_path: File
+    case: Callable[[str], Case], name: str, ctrl_c: Any, tmp_path: File
 ) -> None:
     found = case(name)
-    calls = 0
-
-    def kill(part: float, message: str) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 5:
-            raise KeyboardInterrupt
-
     options: dict[str, Any] = {
         "max_gradients": BUDGET, "max_samples": 30, "seed": 0, "checkpoint": tmp_path / "state"
     }  # fmt: skip
     with pytest.raises(KeyboardInterrupt):
-        connect(found.land, *found.ends, progress=kill, **options)
+        connect(found.land, *found.ends, progress=ctrl_c(5), **options)
     assert list(tmp_path.iterdir())
     again = connect(found.land, *found.ends, **options)
     assert torch.equal(again.points, found.path.points)

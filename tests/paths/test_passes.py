@@ -79,20 +79,6 @@ def test_hits_seeds_cost_and_progress() -> None:
     assert len(one) == len(found)  # their losses tell them apart
 
 
-class _Stop:
-    """Presses Ctrl-C at the n-th report."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def __call__(self, part: float, message: str) -> None:
-        assert 0 <= part <= 1
-        assert message
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-
-
 def _bowls(dim: int) -> tuple[FunctionLandscape, Tensor]:
     """Two wells, joined along the softest mode, and one of them."""
     scales = torch.linspace(6.0, 9.0, dim - 1, dtype=D)
@@ -101,7 +87,9 @@ def _bowls(dim: int) -> tuple[FunctionLandscape, Tensor]:
 
 
 @pytest.mark.parametrize(("dim", "seed"), [(2, None), (70, 4)])
-def test_resumed_is_unbroken_bit_for_bit(dim: int, seed: int | None, tmp_path: Path) -> None:
+def test_resumed_is_unbroken_bit_for_bit(
+    dim: int, seed: int | None, ctrl_c: Any, tmp_path: Path
+) -> None:
     """Stopped in the search for modes and between climbs; `dim` above 64 draws there too."""
     land, minimum = _bowls(dim)
     tries = 6 if dim == 2 else 2
@@ -114,7 +102,7 @@ def test_resumed_is_unbroken_bit_for_bit(dim: int, seed: int | None, tmp_path: P
                 minimum,
                 seed=seed,
                 checkpoint=file,
-                progress=_Stop(1),
+                progress=ctrl_c(1),
                 **options,
             )
             break

@@ -263,23 +263,9 @@ def test_refining_refuses_what_is_not_the_paths_pass() -> None:
     assert "gradient-flat" in flat.verdict.reason
 
 
-class _Stop:
-    """Presses Ctrl-C at the n-th report."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def __call__(self, part: float, message: str) -> None:
-        assert 0 <= part <= 1
-        assert message
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize(("dim", "steps", "seed"), [(2, 3, None), (70, 3, 4)])
 def test_refining_resumed_is_unbroken_bit_for_bit(
-    dim: int, steps: int, seed: int | None, tmp_path: Path
+    dim: int, steps: int, seed: int | None, ctrl_c: Any, tmp_path: Path
 ) -> None:
     """Stopped after every step; in 70 dimensions the climb goes on with a larger Krylov space."""
     scales = torch.logspace(0, 2, dim, dtype=D)
@@ -296,7 +282,7 @@ def test_refining_resumed_is_unbroken_bit_for_bit(
     file, stops = tmp_path / "refined", 0
     while True:
         try:
-            parts = refine(land, path, seed=seed, checkpoint=file, progress=_Stop(1), **options)
+            parts = refine(land, path, seed=seed, checkpoint=file, progress=ctrl_c(1), **options)
             break
         except KeyboardInterrupt:
             stops += 1

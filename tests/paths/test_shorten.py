@@ -125,29 +125,16 @@ def test_a_hole_in_the_loss_is_not_entered() -> None:
     assert float(path.points.norm(dim=1).min()) >= math.sqrt(0.6)
 
 
-class _Stop:
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def __call__(self, part: float, message: str) -> None:
-        assert 0 <= part <= 1
-        assert "length" in message
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-
-
-def test_resumed_is_unbroken_bit_for_bit(tmp_path: FilePath) -> None:
+def test_resumed_is_unbroken_bit_for_bit(ctrl_c: Any, tmp_path: FilePath) -> None:
     land = ring()
     start = measure(land, round_the_ring(9))
     options: dict[str, Any] = {"max_gradients": 250, "seed": 0}
     whole = shorten(land, start, 0.25, **options)
-    stops = 0
+    file, stops = tmp_path / "s", 0
     while True:
         try:
-            parts = shorten(
-                land, start, 0.25, checkpoint=tmp_path / "s", progress=_Stop(9), **options
-            )
+            stop = ctrl_c(9, says="length")
+            parts = shorten(land, start, 0.25, checkpoint=file, progress=stop, **options)
             break
         except KeyboardInterrupt:
             stops += 1
@@ -156,7 +143,7 @@ def test_resumed_is_unbroken_bit_for_bit(tmp_path: FilePath) -> None:
     assert parts.cost == whole.cost
     assert parts.to_json() == whole.to_json()
     with pytest.raises(ValueError, match="other options"):
-        shorten(land, start, 0.26, checkpoint=tmp_path / "s", **options)
+        shorten(land, start, 0.26, checkpoint=file, **options)
 
 
 @pytest.mark.slow

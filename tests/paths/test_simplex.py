@@ -161,17 +161,9 @@ def test_a_network(digits_network: Make) -> None:
     assert stored["sides"] == pytest.approx(list(found.sides))
 
 
-def test_interrupted_and_resumed_is_unbroken(tmp_path: File) -> None:
+def test_interrupted_and_resumed_is_unbroken(ctrl_c: Any, tmp_path: File) -> None:
     unbroken = trained(connectors=2, max_gradients=240)
-    file, told = tmp_path / "simplex.pt", 0
-
-    def stop(part: float, message: str) -> None:
-        nonlocal told
-        told += 1
-        assert "simplex step" in message
-        if told == 11:
-            raise KeyboardInterrupt
-
+    file, stop = tmp_path / "simplex.pt", ctrl_c(11, says="simplex step")
     with pytest.raises(KeyboardInterrupt):
         trained(connectors=2, max_gradients=240, checkpoint=file, progress=stop)
     resumed = trained(connectors=2, max_gradients=240, checkpoint=file)

@@ -107,7 +107,7 @@ def test_a_quadratic_form_on_the_sphere(rayleigh: Make) -> None:
     assert path.normalised_length > 1.2
 
 
-def test_a_level_ends_the_search(rank_one: Make, tmp_path: Any) -> None:
+def test_a_level_ends_the_search(rank_one: Make, ctrl_c: Any, tmp_path: Any) -> None:
     """As soon as the measured string stays under it; a level out of reach changes nothing."""
     land, frame = rank_one([2.0, 1.0, 0.5])
     end = math.sqrt(2) * frame[0]
@@ -127,16 +127,10 @@ def test_a_level_ends_the_search(rank_one: Make, tmp_path: Any) -> None:
     assert torch.equal(again.points, soon.points)
     assert again.cost == soon.cost
     assert "the path that it starts from stays at or under the level" in again.note
-    calls = itertools.count(1)
-
-    def interrupt(part: float, message: str) -> None:
-        if next(calls) == 3:
-            raise KeyboardInterrupt
-
     kept = tmp_path / "string.pt"
     options: dict[str, Any] = {"level": level, "seed": 0, "checkpoint": kept}
     with pytest.raises(KeyboardInterrupt):
-        string(land, end, -end, progress=interrupt, **options)
+        string(land, end, -end, progress=ctrl_c(3), **options)
     assert torch.equal(string(land, end, -end, **options).points, soon.points)
     with pytest.raises(ValueError, match="belongs to a search between other ends, or with other"):
         string(land, end, -end, **{**options, "level": level + 0.01})
@@ -371,7 +365,9 @@ def digits(examples: int = 400) -> ModelLandscape:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", [string, band])
-def test_minibatches_settle_and_resume(method: Callable[..., Path], tmp_path: Any) -> None:
+def test_minibatches_settle_and_resume(
+    method: Callable[..., Path], ctrl_c: Any, tmp_path: Any
+) -> None:
     """Far below the line within a budget of full-data gradients; resumed is unbroken."""
     land = digits()
     a, b = (
@@ -385,33 +381,22 @@ def test_minibatches_settle_and_resume(method: Callable[..., Path], tmp_path: An
     whole = method(land, a, b, seed=1, **options)
     assert whole.height.upper < 0.3 * straight.height.lower
     assert whole.cost.gradients > 4 * 150  # most of them on an eighth of the data
-    calls = itertools.count(1)
-
-    def interrupt(part: float, message: str) -> None:
-        assert 0 <= part <= 1
-        if next(calls) == 25:
-            raise KeyboardInterrupt
-
     kept = tmp_path / "search.pt"
     with pytest.raises(KeyboardInterrupt):
-        method(land, a, b, seed=1, checkpoint=kept, progress=interrupt, **options)
+        method(land, a, b, seed=1, checkpoint=kept, progress=ctrl_c(25), **options)
     path = method(land, a, b, seed=1, checkpoint=kept, **options)
     assert torch.equal(path.points, whole.points)
     assert path.to_json() == whole.to_json()
 
 
-def test_an_interrupted_string_goes_on_with_the_seed_it_drew(rank_one: Make, tmp_path: Any) -> None:
+def test_an_interrupted_string_goes_on_with_the_seed_it_drew(
+    rank_one: Make, ctrl_c: Any, tmp_path: Any
+) -> None:
     land, frame = rank_one([2.0, 1.0, 0.5])
     end = math.sqrt(2) * frame[0]
-    calls = itertools.count(1)
-
-    def interrupt(part: float, message: str) -> None:
-        if next(calls) == 12:
-            raise KeyboardInterrupt
-
     kept = tmp_path / "string.pt"
     with pytest.raises(KeyboardInterrupt):
-        string(land, end, -end, checkpoint=kept, progress=interrupt)
+        string(land, end, -end, checkpoint=kept, progress=ctrl_c(12))
     path = string(land, end, -end, checkpoint=kept)
     again = string(land, end, -end, seed=path.seed)
     assert torch.equal(path.points, again.points)

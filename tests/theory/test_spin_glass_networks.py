@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import subprocess
@@ -25,11 +24,9 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 @pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch) -> Any:
+def module(scripts: Any) -> Any:
     """Import a module of the example."""
-    monkeypatch.syspath_prepend(str(EXAMPLES / "spin_glass"))
-    monkeypatch.syspath_prepend(str(EXAMPLES / "spin_glass_networks"))
-    return importlib.import_module
+    return scripts("examples/spin_glass", "examples/spin_glass_networks")
 
 
 def few(module: Any) -> Any:

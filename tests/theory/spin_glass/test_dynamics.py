@@ -13,10 +13,11 @@ from scipy.special import ive
 
 from thalweg.landscape import FunctionLandscape
 from thalweg.theory.spin_glass.descent import local_minima
-from thalweg.theory.spin_glass.dynamics import descend, gradient_flow, langevin, mean_over
+from thalweg.theory.spin_glass.dynamics import descend, gradient_flow, langevin
 from thalweg.theory.spin_glass.model import SphericalPSpin
 from thalweg.theory.spin_glass.noise import CouplingNoise, IsotropicNoise, coupling_gradient
 from thalweg.theory.spin_glass.sphere import energy_and_gradient, tangent
+from thalweg.theory.statistics import sample_mean
 
 
 def form(*values):
@@ -80,7 +81,7 @@ def test_hot_glasses_have_energy_minus_beta():
         run = langevin(glass, 1 / beta, np.linspace(0.5, 2, 16), start=64, step=0.05, seed=seed,
                        metropolis=True)  # fmt: skip
         means.append(run.mean_energy(after=0.4).value)
-    over = mean_over(means)
+    over = sample_mean(means)
     assert abs(over.value + beta) < 4 * over.stderr + 1 / 40
     assert over.stderr < 0.02
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import itertools
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -291,19 +288,9 @@ def test_p_values_of_the_joint_test_are_uniform(n, p):
     assert kstest(values, "uniform").pvalue > 1e-3
 
 
-def example(name, monkeypatch):
-    """A module of examples/spin_glass_counts, under its own name only while the test runs."""
-    file = Path(__file__).parents[3] / "examples" / "spin_glass_counts" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, file)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, name, module)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.slow
-def test_the_example_resumes_and_refuses_to_compare_a_part(tmp_path, monkeypatch):
-    runs, tables = example("runs", monkeypatch), example("tables", monkeypatch)
+def test_the_example_resumes_and_refuses_to_compare_a_part(scripts, tmp_path, monkeypatch):
+    runs, tables = map(scripts("examples/spin_glass_counts"), ("runs", "tables"))
     monkeypatch.setattr(runs, "CLASSES", 7 * 5)  # five samples of n = 3, p = 3 in a batch
     assert "no complete enumerations" in tables.table([(3, 3)], 20, tmp_path)
     assert runs.run(3, 3, 20, tmp_path) == 4

@@ -10,12 +10,13 @@ import pytest
 
 from thalweg.estimate import Cost
 from thalweg.theory.spin_glass.descent import local_minima
-from thalweg.theory.spin_glass.dynamics import gradient_flow, mean_over
+from thalweg.theory.spin_glass.dynamics import gradient_flow
 from thalweg.theory.spin_glass.floor import EnergyFloor, FloorAtSize, _extrapolate, energy_floor
 from thalweg.theory.spin_glass.mixture import Mixture
 from thalweg.theory.spin_glass.model import SphericalPSpin
 from thalweg.theory.spin_glass.relaxation import Relaxation, age, relax
 from thalweg.theory.spin_glass.thresholds import threshold_energy
+from thalweg.theory.statistics import sample_mean
 
 
 def planted(seed, *, floor=-1.63, amplitude=0.4, exponent=2 / 3, noise=0.004, disorders=12):
@@ -89,7 +90,7 @@ def test_a_quench_ends_where_descents_end():
         assert ends.certified.all()
         assert (ends.energies <= flow.energies[1] + 1e-12).all()
         level.append(float(ends.energies.mean()))
-    mean = mean_over(level)
+    mean = sample_mean(level)
     assert abs(mean.value + 1.465) < 4 * mean.stderr
     assert mean.stderr < 0.05
 
@@ -137,7 +138,7 @@ def test_floors_of_gd_and_sgd_are_one():
     }
     levels = {method: run.sizes[0].energies.mean(axis=1) for method, run in runs.items()}
     for other in ("gd", "sgd"):
-        gap = mean_over((levels[other] - levels["lbfgs"]).tolist())  # the same disorders
+        gap = sample_mean((levels[other] - levels["lbfgs"]).tolist())  # the same disorders
         assert abs(gap.value) < 4 * gap.stderr + 0.01
     assert runs["sgd"].method == "SGD on 0.5"
     assert runs["sgd"].fits == {}
@@ -149,7 +150,7 @@ def planted_floor(seed, exponent, noise=1.0):
     for n in (25, 50, 100, 200):
         truth, sd = -1.633 + 0.8 * n**-exponent, noise / n
         energies = truth + rng.normal(0, sd, size=(8, 1)) + rng.normal(0, sd, size=(8, 4))
-        mean = mean_over(energies.mean(axis=1).tolist())
+        mean = sample_mean(energies.mean(axis=1).tolist())
         sizes.append(FloorAtSize(n, energies, np.ones((8, 4)), 32, mean))
     return sizes
 

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-MODULES = ("spin_glass", "_spin_glass", "_docs", "_measure")
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 @pytest.fixture
-def bench(monkeypatch):
-    """The benchmark's module, imported as `python benchmarks/spin_glass.py` does."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    for name in MODULES:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    import spin_glass
-
-    yield spin_glass
-    for name in MODULES:
-        sys.modules.pop(name, None)
+def bench(scripts):
+    """The benchmark, imported as `python benchmarks/spin_glass.py` does."""
+    return scripts("benchmarks")("spin_glass")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -83,7 +74,7 @@ def test_a_run_writes_json_and_the_marked_part_of_the_document(bench, monkeypatc
 
 
 def test_the_document_has_the_marks(bench):
-    text = (BENCHMARKS.parent / "docs" / "benchmarks-spin-glass.md").read_text("utf-8")
+    text = (DOCS / "benchmarks-spin-glass.md").read_text("utf-8")
     assert 0 < text.index(bench.BEGIN) < text.index(bench.END)
 
 

@@ -85,6 +85,15 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert call(capsys, "--version") == (0, f"thalweg {thalweg.__version__}", "")
 
 
+def test_python_minus_m_is_the_command() -> None:
+    command = [sys.executable, "-m", "thalweg"]
+    said = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+    assert said.stdout == f"thalweg {thalweg.__version__}\n"
+    wrong = subprocess.run([*command, "demo", "--sed", "1"], capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert "Usage: thalweg demo" in wrong.stderr
+
+
 def test_help_is_quick_and_imports_nothing_heavy() -> None:
     code = (
         "import sys, thalweg.cli\n"

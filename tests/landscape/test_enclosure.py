@@ -268,3 +268,25 @@ def test_cost_is_counted_and_the_model_left_alone() -> None:
         found.slope_range(a, 2 * a, np.array([0.5]), np.array([0.2]))
     with pytest.raises(ValueError, match="one hidden layer"):
         found.exact_maximum(a, 2 * a)
+
+
+@pytest.mark.parametrize("make", [nn.Tanh, nn.ReLU, nn.Softplus, nn.GELU])
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_values_at_places_hold_the_loss_as_narrowly_as_sub_intervals(
+    make: Callable[[], nn.Module], decay: float
+) -> None:
+    land = ModelLandscape(chain(make), F.mse_loss, (X, Y), penalty=decay)
+    found, a = land.enclosure(), land.initial
+    b = -2 * a
+    t = np.linspace(0, 1, 7)
+    before = land.cost
+    low, high = found.value_range(a, b, t)
+    spent = land.cost - before
+    assert (spent.passes, spent.losses, spent.gradients) == (7.0, 0, 0)
+    v = land.loss(a + torch.from_numpy(t)[:, None] * (b - a)).numpy()
+    assert (low <= v).all()
+    assert (v <= high).all()
+    whole = found.slope_range(a, b, t, t)
+    assert (high - low <= (whole.middle_hi - whole.middle_lo) * (1 + 1e-3) + 1e-15).all()
+    with pytest.raises(ValueError, match="0 <= t <= 1"):
+        found.value_range(a, b, np.array([1.5]))

@@ -17,19 +17,19 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from thalweg.landscape.data import cut, leading, signature
+from thalweg.landscape.data import cut, leading
 from thalweg.landscape.enclosure_layers import (
     Activation,
     Affine,
     Flatten,
     Jet,
     Layer,
-    Loss,
     Segment,
-    SquaredError,
+    Value,
     slack,
 )
-from thalweg.landscape.enclosure_trace import NoEnclosure, trace_loss, trace_network
+from thalweg.landscape.enclosure_losses import SquaredError
+from thalweg.landscape.enclosure_trace import NoEnclosure, names_of, recognise
 from thalweg.landscape.shallow import SegmentMaximum, ShallowNet, shallow_maximum
 from thalweg.landscape.sweep import Sweep
 
@@ -51,6 +51,8 @@ CACHED = 2**16
 """Numbers in one of them, so that they stay in the processor's cache."""
 PASSES = 2.0
 """Passes that one sub-interval counts: five products per layer, a gradient has three."""
+PASSES_AT_POINT = 1.0
+"""Passes that the loss at one point counts: a product per layer, and one more of the data."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +101,12 @@ class SegmentEnclosure(Protocol):
         """Bound loss and slope over the sub-intervals [t0, t1] of the segment from a to b."""
         ...
 
+    def value_range(
+        self, a: Float[Tensor, " dim"], b: Float[Tensor, " dim"], t: Array
+    ) -> tuple[Array, Array]:
+        """Bound the loss at places of the segment from a to b, wrong by rounding only."""
+        ...
+
     def exact_maximum(self, a: Float[Tensor, " dim"], b: Float[Tensor, " dim"]) -> SegmentMaximum:
         """Return the maximum on the segment, where `exact_operations` is finite."""
         ...
@@ -140,7 +148,7 @@ class NetworkEnclosure:
     def __init__(self, sweep: Sweep) -> None:
         """Recognise the network, or raise `NoEnclosure`."""
         self._sweep = sweep
-        self.layers, self.loss = _recognise(sweep)
+        self.layers, self.loss = recognise(sweep)
         network = sweep.network
         self._constants = {
             name: value.double() for name, value in network.reference.items() if value.ndim
@@ -177,7 +185,7 @@ class NetworkEnclosure:
     def _segment(self, a: Tensor, b: Tensor, t0: Array, t1: Array) -> Segment:
         first, last = self._weights(a), self._weights(b)
         middle, half = (torch.from_numpy(part).to(a.device) for part in _halved(t0, t1))
-        used = {n for la in self.layers for n in _names(la)}
+        used = {n for la in self.layers for n in names_of(la)}
         step = {name: last[name] - first[name] for name in used}
         return Segment({name: first[name] for name in used}, step, middle, half)
 
@@ -224,6 +232,36 @@ class NetworkEnclosure:
                         total[part] += new
         return self._finish(a, b, t0, t1, sums)
 
+    def value_range(
+        self, a: Float[Tensor, " dim"], b: Float[Tensor, " dim"], t: Array
+    ) -> tuple[Array, Array]:
+        """Bound the loss at places of the segment from a to b: `middle_lo` and `middle_hi` alone.
+
+        Args:
+            a: Start, `(dim,)`.
+            b: End, `(dim,)`.
+            t: Places in [0, 1], `(m,)`.
+
+        Returns:
+            Lower and upper bounds, `(m,)` each, apart by rounding only.
+
+        Raises:
+            ValueError: If a place lies outside [0, 1].
+        """
+        t = np.asarray(t, dtype=np.float64)
+        if not ((t >= 0) & (t <= 1)).all():
+            raise ValueError("places on a segment must obey 0 <= t <= 1")
+        sums = [np.zeros(len(t)) for _ in range(2)]
+        sweep = self._sweep
+        sweep.ledger.add(passes=PASSES_AT_POINT * sweep.share * len(t))
+        with sweep.guard(), torch.no_grad():
+            for batch in sweep.batches():
+                for piece, part in self._pieces(batch, len(t)):
+                    segment = self._segment(a, b, t[part], t[part])
+                    for total, new in zip(sums, self._at(piece, segment), strict=True):
+                        total[part] += new
+        return self._settled(a, b, t, sums)
+
     def _pieces(self, batch: Any, intervals: int) -> Iterator[tuple[Any, slice]]:
         """Yield examples and sub-intervals that fit the memory cap together."""
         most = min(self._sweep.budget.cap / (8 * TEMPORARIES), CACHED)
@@ -235,19 +273,41 @@ class NetworkEnclosure:
             for first in range(0, intervals, together):
                 yield piece, slice(first, min(first + together, intervals))
 
+    def _at(self, batch: Any, segment: Segment) -> Iterator[Array]:
+        x: Tensor | Value = batch[0].double()
+        for layer in self.layers:
+            x = layer.value(x, segment)
+        if not isinstance(x, Value):
+            raise NoEnclosure("the network has no layer with weights")
+        value, error = self.loss.value(x, _targets(batch))
+        u = slack(self._sweep.census.examples)
+        for part in (value, (error + u * value.abs()) * (1 + u)):
+            yield part.sum(1).cpu().numpy()
+
     def _over(self, batch: Any, segment: Segment) -> Iterator[Array]:
         x: Tensor | Jet = batch[0].double()
         for layer in self.layers:
             x = _go(layer, x, segment)
         if not isinstance(x, Jet):
             raise NoEnclosure("the network has no layer with weights")
-        targets = batch[1].double() if batch[1].is_floating_point() else batch[1]
+        targets = _targets(batch)
         value, error, slope, spread = self.loss.jet(x, targets)
         u = slack(self._sweep.census.examples)  # of this sum, and of those over the pieces
         error = error + u * value.abs()
         spread = (spread + u * slope.abs()) * (1 + u)
         for part in (value, error * (1 + u), slope, spread):
             yield part.sum(1).cpu().numpy()
+
+    @np.errstate(invalid="ignore", over="ignore")
+    def _settled(self, a: Tensor, b: Tensor, t: Array, sums: list[Array]) -> tuple[Array, Array]:
+        """Return bounds of the loss at places from the sums of values and errors."""
+        count = self._sweep.census.examples
+        value, error = (part / count for part in sums)
+        if self._sweep.penalty:
+            extra = _decay(self._sweep.penalty.decay, a, b, t, 0 * t)
+            value, error = value + extra[0], error + extra[1]
+        error = error + slack(count) * np.abs(value)
+        return value - error, value + error
 
     @np.errstate(invalid="ignore", over="ignore")
     def _finish(
@@ -380,13 +440,13 @@ class Enclosures:
         return found
 
 
-def _names(layer: Layer) -> list[str]:
-    found = (getattr(layer, "weight", None), getattr(layer, "bias", None))
-    return [name for name in found if name is not None]
-
-
 def _go(layer: Layer, x: Tensor | Jet, segment: Segment) -> Tensor | Jet:
     return layer.jet(x, segment) if isinstance(x, Jet) else layer.data(x, segment)
+
+
+def _targets(batch: Any) -> Tensor:
+    targets: Tensor = batch[1]
+    return targets.double() if targets.is_floating_point() else targets
 
 
 def _halved(t0: Array, t1: Array) -> tuple[Array, Array]:
@@ -406,35 +466,6 @@ def _decay(
     value = decay * (p0 / 2 + middle * p1 + middle**2 * p2 / 2)
     slope = decay * (p1 + middle * p2)
     return value, lost + 0 * value, slope, 3 * lost + decay * p2 * half * (1 + u)
-
-
-def _recognise(sweep: Sweep) -> tuple[list[Layer], Loss]:
-    """Return the chain of layers and the loss, checked against every batch."""
-    if sweep.policy is not None:
-        raise NoEnclosure("BatchNorm has no enclosure here")
-    if sweep.penalty.function is not None:
-        raise NoEnclosure("the penalty is a function, not a weight decay")
-    if sweep.objective.weighted:
-        raise NoEnclosure("the loss returns weights of its own")
-    shape: Any = None
-    for batch in sweep.batches():
-        pair = isinstance(batch, (tuple, list)) and len(batch) == 2
-        if not pair or not all(isinstance(part, Tensor) for part in batch):
-            raise NoEnclosure("a batch is no pair of tensors (inputs, targets)")
-        if shape is None:
-            shape = signature(batch)
-            layers, outputs = trace_network(sweep.network, batch)
-            loss = trace_loss(sweep.objective.loss, outputs, batch)
-        if signature(batch) != shape:
-            raise NoEnclosure("the examples differ in shape from batch to batch")
-        if not batch[1].is_floating_point() and bool((batch[1] < 0).any()):
-            raise NoEnclosure("some targets are negative, which cross-entropy ignores")
-    for layer in layers:
-        if _names(layer):
-            return layers, loss
-        if not isinstance(layer, Flatten):
-            raise NoEnclosure("the data themselves go through an activation or a pool")
-    raise NoEnclosure("the network has no layer with weights")
 
 
 def enclose(land: object) -> SegmentEnclosure:

@@ -24,14 +24,13 @@ __all__ = [
     "Activation",
     "Affine",
     "Convolution",
-    "CrossEntropy",
     "Flatten",
     "Jet",
     "Layer",
-    "Loss",
     "Pool",
     "Segment",
-    "SquaredError",
+    "Value",
+    "largest_of",
     "slack",
 ]
 
@@ -45,7 +44,26 @@ def slack(terms: int) -> float:
 
 
 @dataclass
-class Jet:
+class Value:
+    """Values at the middles of sub-intervals: tensors `(intervals, examples, ...)`.
+
+    Attributes:
+        centre: The value at the middle.
+        error: A bound on its rounding error, `(intervals, examples, 1, ...)`.
+    """
+
+    centre: Tensor
+    error: Tensor
+
+    def at_middle(self, linear: Callable[[Tensor], Tensor]) -> Value:
+        """Apply a rearrangement of the entries of each example to the value at the middle."""
+        centre = linear(self.centre)
+        shape = (*self.error.shape[:2], *([1] * (centre.ndim - 2)))
+        return Value(centre, self.error.reshape(shape))
+
+
+@dataclass
+class Jet(Value):
     """Values and slopes over sub-intervals: tensors `(intervals, examples, ...)`.
 
     Attributes:
@@ -57,8 +75,6 @@ class Jet:
         spread: Its radius.
     """
 
-    centre: Tensor
-    error: Tensor
     mid: Tensor
     rad: Tensor
     slope: Tensor
@@ -66,10 +82,9 @@ class Jet:
 
     def map(self, linear: Callable[[Tensor], Tensor]) -> Jet:
         """Apply a rearrangement of the entries of each example."""
-        parts = (self.centre, self.mid, self.rad, self.slope, self.spread)
-        centre, mid, rad, slope, spread = (linear(part) for part in parts)
-        shape = (*self.error.shape[:2], *([1] * (centre.ndim - 2)))
-        return Jet(centre, self.error.reshape(shape), mid, rad, slope, spread)
+        base = self.at_middle(linear)
+        rest = (linear(part) for part in (self.mid, self.rad, self.slope, self.spread))
+        return Jet(base.centre, base.error, *rest)
 
 
 @dataclass
@@ -105,10 +120,14 @@ class Segment:
 
 @runtime_checkable
 class Layer(Protocol):
-    """One layer: what it makes of data, and of jets."""
+    """One layer: what it makes of data, of values at the middles, and of jets."""
 
     def data(self, x: Tensor, segment: Segment) -> Tensor | Jet:
         """Go on from data, which do not depend on t."""
+        ...
+
+    def value(self, x: Tensor | Value, segment: Segment) -> Tensor | Value:
+        """Go on from data or from values at the middles, to values at the middles alone."""
         ...
 
     def jet(self, jet: Jet, segment: Segment) -> Jet:
@@ -116,7 +135,7 @@ class Layer(Protocol):
         ...
 
 
-def _largest(x: Tensor) -> Tensor:
+def largest_of(x: Tensor) -> Tensor:
     """Return the largest size in each example, kept as axes of one."""
     return x.abs().amax(dim=tuple(range(2, x.ndim)), keepdim=True)
 
@@ -155,9 +174,26 @@ class _Linear(ABC):
         centre = start + middle * rise + bias
         slope = (rise + bias_step).expand_as(centre)
         spread = (slack(math.prod(first.shape[1:])) * size + TINY).expand_as(centre)
-        error = _largest(spread)
+        error = largest_of(spread)
         rad = segment.along(segment.half, start.ndim) * (slope.abs() + spread) + error
         return Jet(centre, error, centre, rad, slope, spread)
+
+    def value(self, x: Tensor | Value, segment: Segment) -> Value:
+        """Go on from data, or from values at the middles: one product, two of data."""
+        weight, largest = segment.at_middle(self.weight), segment.largest(self.weight)
+        u = slack(math.prod(largest.shape[1:]))
+        if isinstance(x, Tensor):
+            centre, size = self.product(x[None], weight), self.product(x[None].abs(), largest)
+            if self.bias is not None:
+                size = size + self.spread_out(segment.largest(self.bias), size.ndim)
+            error = (u * largest_of(size) + TINY).expand(len(centre), *[-1] * (size.ndim - 1))
+            return Value(centre + self._bias(segment, centre.ndim)[0], error)
+        centre = self.product(x.centre, weight) + self._bias(segment, x.centre.ndim)[0]
+        norm = largest.flatten(1).sum(1).max()
+        error = norm * (x.error * (1 + u) + u * largest_of(x.centre)) + TINY
+        if self.bias is not None:
+            error = error + u * segment.largest(self.bias).max()
+        return Value(centre, error)
 
     def jet(self, jet: Jet, segment: Segment) -> Jet:
         r"""Go on from a jet: $y = W x$, $y' = W' x + W x'$ with $W' $ constant."""
@@ -166,21 +202,21 @@ class _Linear(ABC):
         half = segment.along(segment.half, jet.mid.ndim)
         count = math.prod(step.shape[1:])
         size = jet.slope.abs() + jet.spread
-        bias, bias_step = self._bias(segment, jet.centre.ndim)
-        centre = self.product(jet.centre, weight) + bias
+        bias_step = self._bias(segment, jet.centre.ndim)[1]
+        base = self.value(jet, segment)
         slope = self.product(jet.slope, weight) + self.product(jet.mid, step) + bias_step
         spread = self.product(jet.spread, weight.abs()) + self.product(jet.rad + half * size, steps)
         norm = largest.flatten(1).sum(1).max()
         step_norm = steps.flatten(1).sum(1).max()
         u = slack(count)
-        lost = norm * _largest(size) + step_norm * _largest(jet.mid.abs() + jet.rad + half * size)
-        error = norm * (jet.error * (1 + u) + u * _largest(jet.centre)) + TINY
+        lost = norm * largest_of(size) + step_norm * largest_of(
+            jet.mid.abs() + jet.rad + half * size
+        )
         if self.bias is not None:
-            top = segment.largest(self.bias).max()
-            lost, error = lost + top, error + u * top
+            lost = lost + segment.largest(self.bias).max()
         spread = spread * (1 + u) + u * lost + TINY
-        rad = half * (slope.abs() + spread) * (1 + u) + error
-        return Jet(centre, error, centre, rad, slope, spread)
+        rad = half * (slope.abs() + spread) * (1 + u) + base.error
+        return Jet(base.centre, base.error, base.centre, rad, slope, spread)
 
 
 class Affine(_Linear):
@@ -232,6 +268,12 @@ class Flatten:
         """Flatten the data."""
         return x.flatten(1)
 
+    def value(self, x: Tensor | Value, segment: Segment) -> Tensor | Value:
+        """Flatten data, or values at the middles."""
+        if isinstance(x, Tensor):
+            return self.data(x, segment)
+        return x.at_middle(lambda part: part.flatten(2))
+
     def jet(self, jet: Jet, segment: Segment) -> Jet:
         """Flatten each part."""
         return jet.map(lambda part: part.flatten(2))
@@ -251,13 +293,22 @@ class Pool:
         """Refuse: the chain was checked to begin with weights."""
         raise ValueError("pooling of the data themselves has no enclosure here")
 
+    def value(self, x: Tensor | Value, segment: Segment) -> Tensor | Value:
+        """Average values at the middles, with what the sums may lose."""
+        if isinstance(x, Tensor):
+            return self.data(x, segment)
+        u = slack(math.prod(x.centre.shape[3:]))
+        out = x.at_middle(self._apply)
+        out.error = x.error * (1 + u) + u * largest_of(x.centre)
+        return out
+
     def jet(self, jet: Jet, segment: Segment) -> Jet:
         """Average each part, widened by what the sums may lose."""
         u = slack(math.prod(jet.mid.shape[3:]))
         out = jet.map(self._apply)
-        out.error = jet.error * (1 + u) + u * _largest(jet.centre)
-        out.rad = out.rad * (1 + u) + u * _largest(jet.mid) + TINY
-        out.spread = out.spread * (1 + u) + u * _largest(jet.slope) + TINY
+        out.error = jet.error * (1 + u) + u * largest_of(jet.centre)
+        out.rad = out.rad * (1 + u) + u * largest_of(jet.mid) + TINY
+        out.spread = out.spread * (1 + u) + u * largest_of(jet.slope) + TINY
         return out
 
 
@@ -341,13 +392,16 @@ class Activation:
         dropped: Tensor = over * (2.1e-9 / beta)
         return dropped
 
-    def _slopes(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the range of the derivative over [low, high]."""
+    def _slopes(self, low: Tensor, high: Tensor, values: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the range of the derivative over [low, high], where the activation is `values`."""
         if self.kind in ("relu", "leaky_relu"):
             one = torch.ones_like(low)
             return torch.where(low >= 0, one, self.low), torch.where(high > 0, one, self.low)
         _, derivative, turns, _ = _KINDS[self.kind]
-        ends = derivative(low, **self.options), derivative(high, **self.options)
+        if self.kind == "tanh":
+            ends = [1 - value * value for value in values]
+        else:
+            ends = [derivative(end, **self.options) for end in (low, high)]
         least, most = torch.minimum(*ends), torch.maximum(*ends)
         for turn in turns:
             inside = (low <= turn + 1e-6) & (high >= turn - 1e-6)
@@ -356,105 +410,48 @@ class Activation:
             most = torch.where(inside, torch.maximum(most, there), most)
         return least - 2.0**-46, most + 2.0**-46
 
+    @property
+    def monotone(self) -> bool:
+        """Whether it never falls."""
+        return self.kind not in _KINDS or _KINDS[self.kind][3]
+
+    def value(self, x: Tensor | Value, segment: Segment) -> Tensor | Value:
+        """Go on from values at the middles."""
+        if isinstance(x, Tensor):
+            return self.data(x, segment)
+        centre = self._value(x.centre)
+        error = 1.2 * x.error + 2.0**-46 * (1 + largest_of(centre))
+        return Value(centre, error + self._dropped(x.centre + x.error))
+
+    def _chained(self, jet: Jet, least: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the range of the slope times a derivative in [least, most]."""
+        slow, fast = jet.slope - jet.spread, jet.slope + jet.spread
+        if self.monotone:
+            least = least.clamp(min=0)
+            below = least * slow.clamp(min=0) + most * slow.clamp(max=0)
+            return below, most * fast.clamp(min=0) + least * fast.clamp(max=0)
+        corners = (least * slow, least * fast, most * slow, most * fast)
+        below = torch.minimum(torch.minimum(*corners[:2]), torch.minimum(*corners[2:]))
+        return below, torch.maximum(torch.maximum(*corners[:2]), torch.maximum(*corners[2:]))
+
     def jet(self, jet: Jet, segment: Segment) -> Jet:
         """Go on from a jet by the chain rule."""
         low, high = jet.mid - jet.rad, jet.mid + jet.rad
-        least, most = self._slopes(low, high)
-        slow, fast = jet.slope - jet.spread, jet.slope + jet.spread
-        corners = (least * slow, least * fast, most * slow, most * fast)
-        below = torch.minimum(torch.minimum(*corners[:2]), torch.minimum(*corners[2:]))
-        above = torch.maximum(torch.maximum(*corners[:2]), torch.maximum(*corners[2:]))
+        values = [self._value(low), self._value(high)] if self.monotone else []
+        below, above = self._chained(jet, *self._slopes(low, high, values))
         slope = (below + above) / 2
         spread = torch.maximum(above - slope, slope - below)
-        spread = spread + 2.0**-49 * (slope.abs() + spread) + TINY
-        centre = self._value(jet.centre)
-        error = 1.2 * jet.error + 2.0**-46 * (1 + _largest(centre))
-        drop = self._dropped(high)
-        error = error + drop
+        size = slope.abs() + spread
+        spread = spread + 2.0**-49 * size + TINY
+        base = self.value(jet, segment)
+        assert isinstance(base, Value), "a jet is no data"
         half = segment.along(segment.half, jet.mid.ndim)
-        rad = half * (slope.abs() + spread) * (1 + 2.0**-49) + error
-        if self.kind not in _KINDS or _KINDS[self.kind][3]:
-            room = 2.0**-46 * (1 + torch.maximum(low.abs(), high.abs())) + drop
-            bottom = torch.maximum(self._value(low) - room, centre - rad)
-            top = torch.minimum(self._value(high) + room, centre + rad)
+        rad = half * (slope.abs() + spread) * (1 + 2.0**-49) + base.error
+        mid = base.centre
+        if self.monotone:
+            room = 2.0**-46 * (1 + torch.maximum(low.abs(), high.abs())) + self._dropped(high)
+            bottom = torch.maximum(values[0] - room, mid - rad)
+            top = torch.minimum(values[1] + room, mid + rad)
             mid = (bottom + top) / 2
             rad = torch.maximum(top - mid, mid - bottom) + 2.0**-49 * (bottom.abs() + top.abs())
-        else:
-            mid = centre
-        return Jet(centre, error, mid, rad, slope, spread)
-
-
-@runtime_checkable
-class Loss(Protocol):
-    """A loss of one example: its value and its derivative in t."""
-
-    def jet(self, jet: Jet, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return value, its error, slope and its spread, `(intervals, examples)` each."""
-        ...
-
-
-@dataclass(frozen=True)
-class SquaredError:
-    r"""$c \sum_j (z_j - y_j)^2$ for each example.
-
-    Args:
-        factor: $c$; one over the number of outputs for ``F.mse_loss``.
-    """
-
-    factor: float
-
-    def jet(self, jet: Jet, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return value, error, slope and spread of every example."""
-        jet = jet.map(lambda part: part.flatten(2))
-        rows = targets.reshape(len(targets), -1)
-        u = slack(rows.shape[1])
-        error = jet.error + 2.0**-51 * (_largest(jet.centre) + rows.abs().amax(1)[:, None])
-        gap, middle = jet.centre - rows, jet.mid - rows
-        value = self.factor * (gap**2).sum(2)
-        lost = self.factor * (2 * gap.abs() * error + error**2).sum(2) * (1 + u) + u * value
-        slope = 2 * self.factor * (middle * jet.slope).sum(2)
-        rad = jet.rad + 2.0**-51 * (jet.mid.abs() + rows.abs())
-        size = jet.slope.abs() + jet.spread
-        spread = middle.abs() * jet.spread + rad * size
-        spread = 2 * self.factor * (spread + u * middle.abs() * size).sum(2) * (1 + u)
-        return value, lost + TINY, slope, spread + TINY
-
-
-@dataclass(frozen=True)
-class CrossEntropy:
-    r"""$\log \sum_j e^{z_j} - z_y$ for each example."""
-
-    def jet(self, jet: Jet, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        r"""Return value, error, slope and spread; $\ell' = \sum_j (p_j - 1_{j=y})(z_j' - s)$."""
-        count = jet.centre.shape[2]
-        u = slack(count)
-        where = targets.reshape(1, -1, 1).expand(len(jet.centre), -1, 1)
-        value = torch.logsumexp(jet.centre, 2) - jet.centre.gather(2, where).squeeze(2)
-        lost = 2 * jet.error.squeeze(2) + u * (1 + 3 * _largest(jet.centre).squeeze(2))
-        low, high = _probabilities(jet.mid - jet.rad, jet.mid + jet.rad)
-        truth = torch.zeros_like(low).scatter_(2, where, 1.0)
-        low, high = low - truth, high - truth
-        shift = (((low + high) / 2 + truth) * jet.slope).sum(2, keepdim=True)
-        slope, size = jet.slope - shift, jet.slope.abs() + shift.abs()
-        spread = jet.spread + 2.0**-50 * size
-        corners = torch.stack(
-            [p * s for p in (low, high) for s in (slope - spread, slope + spread)]
-        )
-        below, above = corners.amin(0).sum(2), corners.amax(0).sum(2)
-        room = u * corners.abs().amax(0).sum(2) + u * (size + spread).sum(2)
-        return value, lost + TINY, (below + above) / 2, (above - below) / 2 + room + TINY
-
-
-def _probabilities(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Return bounds of the softmax over scores that lie in boxes."""
-    u = slack(low.shape[2])
-    top = high.amax(2, keepdim=True)
-    weak, strong = torch.exp(low - top), torch.exp(high - top)
-    u_exp = 2.0**-50 * (1 + (low - top).abs().amax(2, keepdim=True).clamp(max=800))
-    all_weak, all_strong = weak.sum(2, keepdim=True), strong.sum(2, keepdim=True)
-    room = (u + u_exp) * all_strong
-    rest_strong = all_strong - strong + room
-    rest_weak = (all_weak - weak - room).clamp(min=0)
-    least = weak / (weak + rest_strong) - u - u_exp
-    most = torch.nan_to_num(strong / (strong + rest_weak), nan=1.0) + u + u_exp
-    return least.clamp(min=0), most.clamp(max=1)
+        return Jet(base.centre, base.error, mid, rad, slope, spread)

@@ -18,21 +18,20 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from thalweg.landscape.data import leading, place, tensors
+from thalweg.landscape.data import leading, place, signature, tensors
 from thalweg.landscape.enclosure_layers import (
     Activation,
     Affine,
     Convolution,
-    CrossEntropy,
     Flatten,
     Layer,
-    Loss,
     Pool,
-    SquaredError,
 )
+from thalweg.landscape.enclosure_losses import CrossEntropy, Loss, SquaredError
 from thalweg.landscape.network import Network
+from thalweg.landscape.sweep import Sweep
 
-__all__ = ["NoEnclosure", "trace_loss", "trace_network"]
+__all__ = ["NoEnclosure", "names_of", "recognise", "trace_loss", "trace_network"]
 
 
 class NoEnclosure(ValueError):
@@ -324,3 +323,38 @@ def trace_loss(loss: Callable[[Any, Any], Any], outputs: Tensor, batch: Any) -> 
     if kind == "entropy" and factor == 1.0:
         return CrossEntropy()
     raise NoEnclosure("the loss is neither a mean squared error nor a cross-entropy")
+
+
+def names_of(layer: Layer) -> list[str]:
+    """Return the names of a layer's tensors."""
+    found = (getattr(layer, "weight", None), getattr(layer, "bias", None))
+    return [name for name in found if name is not None]
+
+
+def recognise(sweep: Sweep) -> tuple[list[Layer], Loss]:
+    """Return the chain of layers and the loss, checked against every batch."""
+    if sweep.policy is not None:
+        raise NoEnclosure("BatchNorm has no enclosure here")
+    if sweep.penalty.function is not None:
+        raise NoEnclosure("the penalty is a function, not a weight decay")
+    if sweep.objective.weighted:
+        raise NoEnclosure("the loss returns weights of its own")
+    shape: Any = None
+    for batch in sweep.batches():
+        pair = isinstance(batch, (tuple, list)) and len(batch) == 2
+        if not pair or not all(isinstance(part, Tensor) for part in batch):
+            raise NoEnclosure("a batch is no pair of tensors (inputs, targets)")
+        if shape is None:
+            shape = signature(batch)
+            layers, outputs = trace_network(sweep.network, batch)
+            loss = trace_loss(sweep.objective.loss, outputs, batch)
+        if signature(batch) != shape:
+            raise NoEnclosure("the examples differ in shape from batch to batch")
+        if not batch[1].is_floating_point() and bool((batch[1] < 0).any()):
+            raise NoEnclosure("some targets are negative, which cross-entropy ignores")
+    for layer in layers:
+        if names_of(layer):
+            return layers, loss
+        if not isinstance(layer, Flatten):
+            raise NoEnclosure("the data themselves go through an activation or a pool")
+    raise NoEnclosure("the network has no layer with weights")

@@ -378,10 +378,10 @@ class Sweep:
         """Return how many vectors go through vmap at once under the cap; 1 means a loop."""
         if not self.together(rows):
             return 1
-        theta, count = self.network.theta(), leading(chunk)
+        count = leading(chunk)
 
         def probe(vectors: int) -> float:
-            many, few, scale = theta.expand(vectors, -1), chunk, 1.0
+            many, few, scale = self.network.theta().expand(vectors, -1), chunk, 1.0
             if vectors == 1 and divisible(chunk) and self.policy != "batch":
                 few = cut(chunk, 0, -(-count // self.budget.STRIDE))  # not to break the cap at once
                 scale = count / leading(few)
@@ -394,20 +394,24 @@ class Sweep:
             return 1
 
     def _vmapped(self, rows: Tensor, chunk: Any, gradients: bool) -> tuple[Tensor, float, Tensor]:
-        """Return means, weight and (if asked) gradients of all rows on one chunk."""
+        """Return means, weight and (if asked) gradients of all rows on one chunk.
+
+        Only the forward pass goes through vmap. No mean depends on another row, so that one
+        backward pass of their sum, which autograd runs outside of vmap, has all gradients.
+        """
         spec = self.network.spec
 
         def scored(row: Tensor) -> tuple[Tensor, Tensor]:
             mean, weight = self.score(spec.views(row), chunk)
             return mean, torch.as_tensor(weight, dtype=torch.float64, device=row.device)
 
-        with self.second_order(True):
+        leaf = rows.detach().requires_grad_(gradients)
+        with self.second_order(True), torch.set_grad_enabled(gradients):
+            means, weights = torch.func.vmap(scored)(leaf)
+            slopes = rows
             if gradients:
-                sloped = torch.func.grad_and_value(scored, has_aux=True)
-                slopes, (means, weights) = torch.func.vmap(sloped)(rows)
-                return means.detach(), float(weights[0]), slopes.detach()
-            means, weights = torch.func.vmap(scored)(rows)
-        return means.detach(), float(weights[0]), rows
+                (slopes,) = torch.autograd.grad(means.sum(), leaf, materialize_grads=True)
+        return means.detach(), float(weights[0]), slopes
 
     def together(self, rows: Tensor) -> bool:
         """Say whether these vectors go through vmap; a rule of sizes, recorded in `many`.

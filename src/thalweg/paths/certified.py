@@ -202,17 +202,22 @@ class _Search:
     def __init__(self, land: Landscape, enclosure: SegmentEnclosure, points: Tensor) -> None:
         self.land, self.enclosure, self.points = land, enclosure, points
         self.asked = 0
-        self.samples: list[tuple[NDArray[np.int64], Array, Array, Array]] = []
+        self.samples: list[tuple[NDArray[np.int64], Array, Array, Array, NDArray[np.bool_]]] = []
         self.best, self.rounding = -np.inf, 0.0
         self.least, self.most = np.inf, -np.inf
+
+    def _value(self, segment: int, t: Array) -> tuple[Array, Array]:
+        return self.enclosure.value_range(self.points[segment], self.points[segment + 1], t)
 
     def _range(self, segment: int, t0: Array, t1: Array) -> SegmentRange:
         self.asked += int((t1 > t0).sum())
         a, b = self.points[segment], self.points[segment + 1]
         return self.enclosure.slope_range(a, b, t0, t1)
 
-    def _keep(self, segment: int, t: Array, low: Array, high: Array) -> None:
-        self.samples.append((np.full(len(t), segment), t, low, high))
+    def _keep(
+        self, segment: int, t: Array, low: Array, high: Array, *, middle: bool = False
+    ) -> None:
+        self.samples.append((np.full(len(t), segment), t, low, high, np.full(len(t), middle)))
         self.best = max(self.best, float(low.max()))
         self.least, self.most = min(self.least, float(low.min())), max(self.most, float(high.max()))
         self.rounding = max(self.rounding, float((high - low).max()))
@@ -220,18 +225,22 @@ class _Search:
     def first(self, per_segment: int) -> _Cells:
         """Enclose every segment in `per_segment` equal parts, and the loss at their ends."""
         knots = np.arange(per_segment + 1) / per_segment
+        left, right, points = knots[:-1], knots[1:], self.points
+        lows, highs = zip(
+            *(self._value(i, left) for i in range(len(points) - 1)),
+            self._value(len(points) - 2, knots[-1:]),
+            strict=True,
+        )
+        starts = np.concatenate(highs)  # a corner is the end of one segment and starts the next
         parts = []
-        for i in range(len(self.points) - 1):
-            left, right = knots[:-1], knots[1:]
-            found = self._range(i, np.append(left, knots), np.append(right, knots))
-            ends = found.middle_hi[per_segment:]
-            cells = _sorted_out(found, slice(0, per_segment))
-            part = _Cells(np.full(per_segment, i), left, right, ends[:-1], ends[1:], cells)
-            self._keep(i, knots[:-1], found.middle_lo[per_segment:-1], ends[:-1])
-            self._keep(i, (left + right) / 2, cells["middle_lo"], cells["middle_hi"])
-            parts.append(part)
-        last = len(self.points) - 2
-        self._keep(last, knots[-1:], found.middle_lo[-1:], found.middle_hi[-1:])
+        for i in range(len(points) - 1):
+            ends = starts[i * per_segment : (i + 1) * per_segment + 1]
+            cells = _sorted_out(self._range(i, left, right), slice(0, per_segment))
+            parts.append(_Cells(np.full(per_segment, i), left, right, ends[:-1], ends[1:], cells))
+            self._keep(i, left, lows[i], highs[i])
+            middle = cells["middle_lo"], cells["middle_hi"]
+            self._keep(i, (left + right) / 2, *middle, middle=True)
+        self._keep(len(points) - 2, knots[-1:], lows[-1], highs[-1])
         cells_all = parts[0]
         for part in parts[1:]:
             cells_all = cells_all.joined(part)
@@ -250,7 +259,8 @@ class _Search:
             new = _Cells(
                 np.full(len(t0), i), t0, t1, np.append(mine.g0, at), np.append(at, mine.g1), found
             )
-            self._keep(int(i), (t0 + t1) / 2, found["middle_lo"], found["middle_hi"])
+            middle_values = found["middle_lo"], found["middle_hi"]
+            self._keep(int(i), (t0 + t1) / 2, *middle_values, middle=True)
             out = new if out is None else out.joined(new)
         assert out is not None, "divide() needs sub-intervals"
         return out
@@ -263,14 +273,17 @@ class _Search:
         return max(wanted, floor, 4 * self.rounding)
 
     def proof(self, upper: float) -> Proof:
-        """Return the samples in order, corners and top as the landscape itself has them."""
-        segment, t, low, high = (
-            np.concatenate([sample[k] for sample in self.samples]) for k in range(4)
-        )
-        order = np.lexsort((t, segment))
-        segment, t, low, high = segment[order], t[order], low[order], high[order]
+        """Return the samples in order, those that the landscape is asked for as it has them.
+
+        They are the corners, the highest of all, and the highest middle of a sub-interval: both
+        enclosures, of places and of sub-intervals, are held against the landscape.
+        """
+        parts = [np.concatenate(part) for part in zip(*self.samples, strict=True)]
+        order = np.lexsort((parts[1], parts[0]))
+        segment, t, low, high, middle = (part[order] for part in parts)
         losses = (low + high) / 2
-        own = np.flatnonzero((t == 0) | (t == 1) | (np.arange(len(t)) == np.argmax(losses)))
+        highest = int(np.argmax(losses)), int(np.argmax(np.where(middle, losses, -np.inf)))
+        own = np.union1d(np.flatnonzero((t == 0) | (t == 1)), highest)
         checked = _losses(self.land, self.points, segment[own], t[own])
         for place, value in zip(own, checked, strict=True):
             _agree(self.land, float(value), float(low[place]), float(high[place]))

@@ -14,7 +14,18 @@ from dataclasses import dataclass, field, fields
 from statistics import NormalDist
 from typing import Any, Literal, Self
 
-__all__ = ["Bound", "BoundKind", "Cost", "Estimate", "Verdict", "from_json", "good_turing"]
+from scipy.special import betaincinv
+
+__all__ = [
+    "Bound",
+    "BoundKind",
+    "Cost",
+    "Estimate",
+    "Verdict",
+    "from_json",
+    "good_turing",
+    "success_rate",
+]
 
 BoundKind = Literal["exact", "certified", "estimated"]
 _KINDS: tuple[BoundKind, ...] = ("exact", "certified", "estimated")
@@ -23,10 +34,6 @@ _KINDS: tuple[BoundKind, ...] = ("exact", "certified", "estimated")
 def _number_to_json(value: float) -> float | str:
     """Strict JSON has no NaN or infinity, so these become words instead of being lost."""
     return value if math.isfinite(value) else repr(float(value))
-
-
-def _number_from_json(value: float | str) -> float:
-    return float(value)
 
 
 def _count(number: float) -> str:
@@ -45,6 +52,11 @@ def _digits(value: float, scale: float) -> str:
         lead = math.floor(math.log10(max(abs(value), scale)))
         return f"{value:.{max(0, min(15, lead + places))}e}"
     return f"{value:.{max(0, min(15, places))}f}"
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie strictly between 0 and 1, not {level!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +93,7 @@ class Cost:
 
     def __sub__(self, other: Cost) -> Cost:
         """Return the difference of two readings of a running tally."""
-        return Cost(
-            self.losses - other.losses,
-            self.gradients - other.gradients,
-            self.hvps - other.hvps,
-            self.passes - other.passes,
-        )
+        return self + Cost(-other.losses, -other.gradients, -other.hvps, -other.passes)
 
     def __str__(self) -> str:
         """Return the counts that are not zero, in words."""
@@ -144,8 +151,7 @@ class Estimate:
         low, high = self.interval
         if low > high:
             raise ValueError(f"interval is reversed: lower end {low!r} > upper end {high!r}")
-        if not 0 < self.level < 1:
-            raise ValueError(f"level must lie strictly between 0 and 1, not {self.level!r}")
+        _check_level(self.level)
         if self.samples < 0:
             raise ValueError(f"samples must not be negative, got {self.samples!r}")
 
@@ -380,11 +386,11 @@ def from_json(data: Mapping[str, Any]) -> Cost | Estimate | Bound | Verdict:
             rest["cost"] = Cost(**{k: v for k, v in rest["cost"].items() if k != "type"})
         if kind == "estimate":
             low, high = rest["interval"]
-            rest["interval"] = (_number_from_json(low), _number_from_json(high))
-            rest |= {key: _number_from_json(rest[key]) for key in ("value", "stderr")}
+            rest["interval"] = (float(low), float(high))
+            rest |= {key: float(rest[key]) for key in ("value", "stderr")}
             return Estimate(**rest)
         if kind == "bound":
-            rest |= {key: _number_from_json(rest[key]) for key in ("lower", "upper")}
+            rest |= {key: float(rest[key]) for key in ("lower", "upper")}
             return Bound(**rest)
         if kind == "verdict":
             return Verdict(**rest)
@@ -422,8 +428,7 @@ def good_turing(once: int, twice: int, total: int, *, level: float = 0.95) -> Es
         >>> print(good_turing(3, 0, 20))
         0.15 in [0.03, 0.39] (95 %)
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie strictly between 0 and 1, not {level!r}")
+    _check_level(level)
     if min(once, twice) < 0 or once + 2 * twice > total:
         raise ValueError(f"{once} kinds seen once and {twice} twice are not in {total} draws")
     method = "Good-Turing, score interval with Esty's variance"
@@ -450,3 +455,45 @@ def _score_end(once: float, twice: int, total: int, z: float) -> float:
     a, b = 1 + square / total, 2 * share + square / total
     c = share**2 - 2 * square * twice / total**2
     return (b + math.copysign(math.sqrt(max(b * b - 4 * a * c, 0.0)), z)) / (2 * a)
+
+
+def success_rate(
+    successes: int,
+    trials: int,
+    *,
+    level: float = 0.95,
+    method: str = "Clopper-Pearson",
+    seed: int | None = None,
+) -> Estimate:
+    r"""Return the probability of success behind `successes` of `trials`, by Clopper and Pearson.
+
+    From quantile $t$ of Beta(s, n-s+1) to $1-t$ of Beta(s+1, n-s), where $t$ is (1 - level)/2.
+
+    Args:
+        successes: How many trials succeeded.
+        trials: How many there were.
+        level: Nominal coverage; the exact two-sided interval covers at least so often.
+        method: What the trials were.
+        seed: What drew them.
+
+    Returns:
+        The estimate; its standard error is NaN, no false zero, where all or none succeeded.
+
+    Raises:
+        ValueError: If the counts cannot be or `level` is not in (0, 1).
+
+    Source:
+        Clopper & Pearson, Biometrika 26, 404 (1934).
+
+    Example:
+        >>> print(success_rate(18, 20))
+        0.90 in [0.68, 0.99] (95 %)
+    """
+    _check_level(level)
+    if trials < 1 or not 0 <= successes <= trials:
+        raise ValueError(f"{successes} of {trials} trials cannot have succeeded")
+    lost, tail, value = trials - successes, (1 - level) / 2, successes / trials
+    low = float(betaincinv(successes, lost + 1, tail)) if successes else 0.0
+    high = float(betaincinv(successes + 1, lost, 1 - tail)) if lost else 1.0
+    stderr = math.sqrt(value * (1 - value) / trials) if successes and lost else math.nan
+    return Estimate(value, stderr, (low, high), trials, level=level, method=method, seed=seed)

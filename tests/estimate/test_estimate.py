@@ -12,8 +12,17 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from rich.console import Console
+from scipy.stats import binomtest
 
-from thalweg.estimate import Bound, Cost, Estimate, Verdict, from_json, good_turing
+from thalweg.estimate import (
+    Bound,
+    Cost,
+    Estimate,
+    Verdict,
+    from_json,
+    good_turing,
+    success_rate,
+)
 
 counts = st.integers(0, 10**9)
 costs = st.builds(Cost, counts, counts, counts, st.floats(0, 1e9))
@@ -240,3 +249,23 @@ def test_unseen_kinds_by_hand():
         good_turing(3, 2, 6)
     with pytest.raises(ValueError, match="level must lie strictly between 0 and 1, not 1"):
         good_turing(0, 0, 3, level=1)
+
+
+@pytest.mark.parametrize("trials", [1, 7, 40])
+@pytest.mark.parametrize("level", [0.68, 0.95])
+def test_success_rates_are_those_of_scipy(trials: int, level: float) -> None:
+    for successes in range(trials + 1):
+        rate = success_rate(successes, trials, level=level, method="coins", seed=3)
+        exact = binomtest(successes, trials).proportion_ci(level, "exact")
+        assert rate.interval == pytest.approx((exact.low, exact.high), abs=1e-12)
+        assert (rate.value, rate.samples) == (successes / trials, trials)
+        assert (rate.method, rate.seed) == ("coins", 3)
+        assert math.isnan(rate.stderr) == (successes in (0, trials))
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 0), (-1, 4), (5, 4)])
+def test_success_rates_that_cannot_be(successes: int, trials: int) -> None:
+    with pytest.raises(ValueError, match=f"{successes} of {trials} trials cannot have succeeded"):
+        success_rate(successes, trials)
+    with pytest.raises(ValueError, match="level must lie strictly between 0 and 1, not 0"):
+        success_rate(2, 4, level=0)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from thalweg.estimate import Cost
 from thalweg.landscape.protocols import Landscape, check_theta, for_evaluation
+from thalweg.landscape.replacing import replacing
 from thalweg.landscape.seeding import Seed, make_generator
 from thalweg.paths.beads import dynamic_string
 from thalweg.paths.level_table import LevelRow, LevelRun, LevelSetGeometry, row_of, run_from
@@ -347,12 +346,5 @@ def _load(file: FilePath) -> dict[str, Any] | None:
 def _save(file: FilePath, content: dict[str, Any]) -> None:
     """Write a file of the folder in one move."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=file.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as part:
-            json.dump(content, part)
-            part.flush()
-            os.fsync(part.fileno())
-        os.replace(name, file)
-    finally:
-        FilePath(name).unlink(missing_ok=True)
+    with replacing(file) as part:
+        part.write(json.dumps(content).encode())

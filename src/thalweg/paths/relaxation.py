@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,7 +55,7 @@ class Pass:
     negative: int
 
 
-class Relaxation:
+class Relaxation(ABC):
     """Images on their way down: relax, climb, pin the pass, relax on.
 
     A subclass says what follows when a round of steps is over (`decide`).
@@ -109,9 +110,9 @@ class Relaxation:
             self.decide()
             self.left, self.level = self.wait, float(self.now.loss.max())
 
+    @abstractmethod
     def decide(self) -> None:
         """Say what follows after a round: climb, wait longer, or be done."""
-        raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
         """Return what `load` needs to go on from here, bit for bit."""

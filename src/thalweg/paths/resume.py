@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor
 
 from thalweg.estimate import Bound, Cost, Estimate, Verdict, from_json
+from thalweg.landscape.replacing import replacing
 
 __all__ = [
     "Checkpoint",
@@ -141,22 +140,9 @@ class Checkpoint:
         Raises:
             OSError: If it cannot be written; the former file is as it was.
         """
-        folder = self.path.parent
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=folder, prefix=self.path.name, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                torch.save({"key": self.key, "state": dict(state)}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, self.path)
-        except (OSError, RuntimeError) as error:
-            raise OSError(
-                f"the search's state could not be written to {self.path} ({error}); what was "
-                "saved before is kept"
-            ) from error
-        finally:
-            Path(name).unlink(missing_ok=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(self.path) as file:
+            torch.save({"key": self.key, "state": dict(state)}, file)
         self._saved = time.monotonic()
 
 

@@ -8,9 +8,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from scipy.special import betaincinv, ndtri
+from scipy.special import ndtri
 
-from thalweg.estimate import Estimate, good_turing
+from thalweg.estimate import Estimate, good_turing, success_rate
 
 __all__ = [
     "BasinStatement",
@@ -157,8 +157,9 @@ def outside_probability(
     r"""Return the probability that a fresh seed leads outside a basin, by Clopper and Pearson.
 
     If all $K$ seeds lie in the basin, it is below $1 - (1 - \mathrm{level})^{1/K}$
-    (one-sided); otherwise the interval is the two-sided exact one. A basin that is named by
-    the sample itself takes one seed to name it: the rest are then independent of the choice.
+    (one-sided); otherwise the interval is that of `thalweg.estimate.success_rate`. A basin that
+    is named by the sample itself takes one seed to name it: the rest are then independent of
+    the choice.
 
     Args:
         joined: How many of the seeds lie in the basin.
@@ -190,18 +191,11 @@ def outside_probability(
     _check_level(level)
     size = total - least
     out = total - joined
-    if size == 0:
-        interval, value = (0.0, 1.0), math.nan
-    elif out == 0:
-        interval, value = (0.0, 1 - (1 - level) ** (1 / size)), 0.0
-    else:
-        tail, value = (1 - level) / 2, out / size
-        top = 1.0 if out == size else float(betaincinv(out + 1, size - out, 1 - tail))
-        interval = (float(betaincinv(out, size - out + 1, tail)), top)
-    known = size > 0 and 0 < out < size  # at the ends the plug-in error would be a false zero
-    stderr = math.sqrt(value * (1 - value) / size) if known else math.nan
-    method = "Clopper-Pearson, " + ("one-sided" if out == 0 else "two-sided")
-    return Estimate(value, stderr, interval, size, level=level, method=method)
+    if out == 0:
+        value, top = (0.0, 1 - (1 - level) ** (1 / size)) if size else (math.nan, 1.0)
+        method = "Clopper-Pearson, one-sided"
+        return Estimate(value, math.nan, (0.0, top), size, level=level, method=method)
+    return success_rate(out, size, level=level, method="Clopper-Pearson, two-sided")
 
 
 def unseen_probability(labels: Sequence[Hashable], *, level: float = 0.95) -> Estimate:

@@ -196,21 +196,7 @@ def _measured(measured: Array | SpectralDensity) -> WeightedSpectrum:
                 f"{values.shape} with {bad} values that are not finite"
             )
         return WeightedSpectrum.of(values)
-    known = measured.spectrum
-    if known.exact:
-        return WeightedSpectrum.of(known.atoms)
-    nodes, weights = known.rule
-    values = np.concatenate([known.atoms, nodes])
-    parts = np.full(len(known.atoms), 1 / known.dim), weights * known.free / known.dim
-    order = np.argsort(values)
-    return WeightedSpectrum(
-        values[order],
-        np.concatenate(parts)[order],
-        (np.arange(len(values)) < len(known.atoms))[order],
-        known.dim,
-        measured.broadening,
-        len(known.chains),
-    )
+    return WeightedSpectrum.measured(measured)
 
 
 def _replicate(

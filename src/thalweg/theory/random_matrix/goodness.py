@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from thalweg.curvature.density import SpectralDensity
 from thalweg.theory.random_matrix.semicircle import Law
 from thalweg.theory.random_matrix.tracy_widom import edge_scaling
 
@@ -67,6 +68,29 @@ class WeightedSpectrum:
         """Return the spectrum of all eigenvalues of a matrix."""
         values, n = np.sort(eigenvalues), len(eigenvalues)
         return cls(values, np.full(n, 1 / n), np.ones(n, bool), n)
+
+    @classmethod
+    def measured(cls, density: SpectralDensity, *, bulk: bool = False) -> WeightedSpectrum:
+        """Return a measured spectrum; of the `bulk`, without what is known to lie beyond it."""
+        known = density.spectrum
+        if known.exact:
+            return cls.of(known.atoms)
+        (nodes, weights), atoms, size = known.rule, known.atoms, known.dim
+        if bulk:
+            atoms, size = atoms[:0], known.free
+        else:
+            weights = weights * known.free / size
+        values = np.concatenate([atoms, nodes])
+        shares = np.concatenate([np.full(len(atoms), 1 / size), weights])
+        single, order = np.arange(len(values)) < len(atoms), np.argsort(values)
+        return cls(
+            values[order],
+            shares[order],
+            single[order],
+            size,
+            density.broadening,
+            len(known.chains),
+        )
 
     def without(self, position: int) -> WeightedSpectrum:
         """Return the spectrum less one eigenvalue."""

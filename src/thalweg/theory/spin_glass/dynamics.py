@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.stats import t as student
 from torch import Tensor
 
 from thalweg.estimate import Cost, Estimate
@@ -29,6 +28,7 @@ from thalweg.theory.spin_glass.sphere import (
     on_sphere,
     tangent,
 )
+from thalweg.theory.statistics import sample_mean
 
 __all__ = [
     "SphereState",
@@ -37,7 +37,6 @@ __all__ = [
     "descend",
     "gradient_flow",
     "langevin",
-    "mean_over",
 ]
 
 _SAFETY = 0.1  # a default step, over the inverse of the largest curvature at the start
@@ -116,7 +115,7 @@ class Trajectory:
             raise ValueError(f"no time is beyond {after}; the last is {float(self.times[-1])}")
         means = self.energies[rows].mean(0)
         method = f"{self.method}; Student's t over replicas"
-        return mean_over(means.tolist(), cost=self.cost, method=method, seed=self.seed)
+        return sample_mean(means.tolist(), cost=self.cost, method=method, seed=self.seed)
 
     def __str__(self) -> str:
         """Say how far it went, and how low."""
@@ -132,33 +131,6 @@ class Trajectory:
         if bad:
             text += f"; {bad} replicas are not finite: lower step="
         return f"{text} ({self.cost})"
-
-
-def mean_over(
-    values: Sequence[float],
-    *,
-    cost: Cost | None = None,
-    method: str = "Student's t",
-    seed: int | None = None,
-) -> Estimate:
-    """Return the mean of independent values, with Student's interval.
-
-    Raises:
-        ValueError: If there are fewer than two values.
-
-    Example:
-        >>> print(mean_over([1.0, 2.0, 3.0]))
-        2.0 ± 2.5 (95 %)
-    """
-    if len(values) < 2:
-        raise ValueError(f"an error needs at least 2 independent values, got {len(values)}")
-    array = np.asarray(values, dtype=np.float64)
-    mean = float(array.mean())
-    stderr = float(array.std(ddof=1)) / math.sqrt(len(array))
-    half = float(student.ppf(0.975, len(array) - 1)) * stderr
-    return Estimate(
-        mean, stderr, (mean - half, mean + half), len(array), cost or Cost(), 0.95, method, seed
-    )
 
 
 def gradient_flow(

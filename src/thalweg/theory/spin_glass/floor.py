@@ -17,13 +17,14 @@ from torch import Tensor
 from thalweg.estimate import Cost, Estimate, from_json
 from thalweg.landscape.seeding import Seed
 from thalweg.theory.spin_glass.descent import LocalMinima, local_minima
-from thalweg.theory.spin_glass.dynamics import descend, mean_over
+from thalweg.theory.spin_glass.dynamics import descend
 from thalweg.theory.spin_glass.mixture import Mixture
 from thalweg.theory.spin_glass.model import SphericalPSpin
 from thalweg.theory.spin_glass.noise import CouplingNoise
 from thalweg.theory.spin_glass.saved import SavedParts
 from thalweg.theory.spin_glass.sphere import Progress
 from thalweg.theory.spin_glass.thresholds import threshold_energy
+from thalweg.theory.statistics import sample_mean
 
 __all__ = ["EnergyFloor", "FloorAtSize", "energy_floor"]
 
@@ -209,7 +210,7 @@ def _at_size(n: int, parts: Sequence[Mapping[str, Any]], seed: int) -> FloorAtSi
         np.array([part[name] for part in parts], dtype=np.float64)
         for name in ("energies", "lowest")
     )
-    mean = mean_over(energies.mean(axis=1).tolist(), seed=seed)
+    mean = sample_mean(energies.mean(axis=1).tolist(), seed=seed)
     proven = sum(int(part["certified"]) for part in parts)
     return FloorAtSize(n, energies, lowest, proven, mean)
 

@@ -22,12 +22,12 @@ from thalweg.theory.spin_glass.dynamics import (
     descend,
     gradient_flow,
     langevin,
-    mean_over,
 )
 from thalweg.theory.spin_glass.mixture import Mixture
 from thalweg.theory.spin_glass.model import SphericalPSpin
 from thalweg.theory.spin_glass.saved import SavedParts
 from thalweg.theory.spin_glass.sphere import Progress
+from thalweg.theory.statistics import sample_mean, standard_error
 
 __all__ = ["Aging", "PowerLaw", "Relaxation", "age", "relax"]
 
@@ -90,8 +90,7 @@ class Relaxation:
     @property
     def stderr(self) -> Float[np.ndarray, " times"]:
         """Its standard error over the disorders."""
-        of_disorders = self.energies.mean(axis=2)
-        return np.asarray(of_disorders.std(axis=0, ddof=1) / math.sqrt(len(of_disorders)))
+        return standard_error(self.energies.mean(axis=2))
 
     def time_to(self, energy: float) -> Estimate:
         """Return the mean first time, over replicas and disorders, at or below an energy.
@@ -116,7 +115,7 @@ class Relaxation:
                 math.nan, math.nan, (least, math.inf), len(reached), self.cost, 0.95, method,
                 self.seed,
             )  # fmt: skip
-        return mean_over(means, cost=self.cost, method=method, seed=self.seed)
+        return sample_mean(means, cost=self.cost, method=method, seed=self.seed)
 
     def fit(
         self, *, floor: float | None = None, between: tuple[float, float] = (1.0, math.inf)
@@ -166,7 +165,7 @@ class Relaxation:
 
     def __str__(self) -> str:
         """Say where it began and where it ended."""
-        last = mean_over(self.energies[:, -1].mean(axis=1).tolist(), cost=self.cost)
+        last = sample_mean(self.energies[:, -1].mean(axis=1).tolist(), cost=self.cost)
         return (
             f"{self.method}, n = {self.n}, xi = {self.mixture}: energy per spin {last} at time "
             f"{self.times[-1]:g}, over {len(self.energies)} disorders of "
@@ -206,13 +205,12 @@ class Aging:
     @property
     def stderr(self) -> Float[np.ndarray, "waiting delays"]:
         """Its standard error over disorders."""
-        spread = self.correlations.std(axis=0, ddof=1)
-        return np.asarray(spread / math.sqrt(len(self.correlations)))
+        return standard_error(self.correlations)
 
     def at(self, waiting: int, delay: int) -> Estimate:
         """Return the correlation at one waiting time and one delay, by their positions."""
         values = self.correlations[:, waiting, delay].tolist()
-        return mean_over(values, cost=self.cost, method=self.method, seed=self.seed)
+        return sample_mean(values, cost=self.cost, method=self.method, seed=self.seed)
 
     def __str__(self) -> str:
         """Say how much slower the memory fades after the longest wait."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from thalweg.landscape.replacing import replacing
 from thalweg.landscape.seeding import Seed, make_generator
 
 __all__ = ["SavedParts"]
@@ -55,21 +54,17 @@ class SavedParts:
             self.parts = stored["parts"]
 
     def add(self, part: Mapping[str, Any]) -> None:
-        """Keep one more part, of numbers, words and lists and dictionaries of these."""
+        """Keep one more part, of numbers, words and lists and dictionaries of these.
+
+        Raises:
+            OSError: If it cannot be written; the former file is as it was.
+        """
         self.parts.append(dict(part))
         if self.path is None:
             return
         text = json.dumps({"call": self._call, "seed": self.seed, "parts": self.parts})
-        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, self.path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with replacing(self.path) as file:
+            file.write(text.encode())
 
     @staticmethod
     def _read(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from thalweg.estimate import Estimate
+from thalweg.estimate import Estimate, success_rate
 from thalweg.landscape.seeding import Seed, make_generator
 from thalweg.theory.spin_glass.enumeration import enumerate_samples
 from thalweg.theory.spin_glass.homotopy import class_count
@@ -24,7 +24,7 @@ from thalweg.theory.spin_glass.kac_rice import expected_critical_points
 from thalweg.theory.spin_glass.model import SphericalPSpin
 from thalweg.theory.spin_glass.search import find_critical_points
 from thalweg.theory.spin_glass.thresholds import trivialising_field
-from thalweg.theory.statistics import sample_mean, success_rate
+from thalweg.theory.statistics import sample_mean
 
 __all__ = ["Trivialisation", "circle_critical_points", "trivialisation"]
 

@@ -12,10 +12,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from thalweg.estimate import Estimate
+from thalweg.estimate import Estimate, success_rate
 from thalweg.landscape.seeding import Seed, make_generator
 from thalweg.theory.spin_glass.model import SphericalPSpin
-from thalweg.theory.statistics import success_rate
 from thalweg.theory.tensors.power import apply_tensor
 
 __all__ = ["Recovery", "spike_recovery"]

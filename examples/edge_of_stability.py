@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.curvature.track import Track, track
-from thalweg.report import save
 from thalweg.landscape import ModelLandscape
 from thalweg.landscape.seeding import preserve_rng
+from thalweg.report import save
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"  # told apart by the colour-blind

@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
         "bands": lambda: pictured.bands(points()),
         "index-energy": lambda: pictured.index_against_energy(points()),
         "spectra": lambda: pictured.spectra(quick),
-        "floor": lambda: pictured.floors(quick),
+        "floor": lambda: pictured.floors(quick, asked.out),
     }
     for name, draw in figures.items():
         file = asked.out / f"spin-glass-{name}.{asked.format}"

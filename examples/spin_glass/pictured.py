@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from canvas import COLOURS, DASHES, GREY, SYMBOLS, faint
 from numpy.typing import NDArray
 
 from thalweg.theory.spin_glass.complexity import complexity, energy_level
 from thalweg.theory.spin_glass.critical_points import CriticalPoints
 from thalweg.theory.spin_glass.descent import local_minima
+from thalweg.theory.spin_glass.floor import energy_floor
 from thalweg.theory.spin_glass.model import SphericalPSpin
 from thalweg.theory.spin_glass.search import find_critical_points
 from thalweg.theory.spin_glass.spectra import hessian_law, index_fraction
@@ -22,7 +23,12 @@ from thalweg.theory.spin_glass.thresholds import threshold_energy
 
 P = 3
 INDICES = range(6)
-FLOOR_SIZES = (10, 25, 50, 100, 150, 200)
+# Disorders, and starts on each, by the number of spins.
+FLOORS = {
+    10: (150, 8), 25: (60, 8), 50: (30, 8), 100: (15, 8), 150: (12, 8), 200: (12, 8),
+    500: (6, 4), 1000: (4, 3),
+}  # fmt: skip
+QUICK_FLOORS = {10: (4, 8), 25: (4, 8), 50: (4, 8)}
 # Mean energies of minima that descents found elsewhere, with their standard deviations.
 SHEET = {
     10: (-1.331, 0.186), 25: (-1.465, 0.101), 50: (-1.515, 0.063), 100: (-1.557, 0.035),
@@ -179,24 +185,22 @@ def spectra(quick: bool) -> Any:
     return drawn
 
 
-def floors(quick: bool) -> Any:
-    """Draw where descents end against n, over disorders, and two ways to extrapolate."""
-    sizes = FLOOR_SIZES[:3] if quick else FLOOR_SIZES
-    means, errors, spreads = [], [], []
-    for n in sizes:
-        count = 4 if quick else max(12, 1500 // n)
-        ends = [
-            local_minima(SphericalPSpin(n, P, seed=10 + i), starts=8, seed=i).energies.mean()
-            for i in range(count)
-        ]
-        each = torch.stack(ends).numpy()
-        means.append(float(each.mean()))
-        errors.append(float(each.std(ddof=1)) / math.sqrt(count))
-        spreads.append(count)
+def floors(quick: bool, folder: Path) -> Any:
+    """Draw where descents end against n, over disorders, and two ways to extrapolate.
+
+    Every finished disorder is kept in `folder`.
+    """
+    found, plan = [], QUICK_FLOORS if quick else FLOORS
+    sizes = list(plan)
+    for n, (disorders, starts) in plan.items():
+        kept = folder / f"floor-{n}.json"
+        floor = energy_floor([n], P, disorders=disorders, starts=starts, seed=0, checkpoint=kept)
+        found.append(floor.sizes[0].mean)
+    means, errors = [at.value for at in found], [at.stderr for at in found]
     drawn = blank(x="spins n", y="energy per spin where descents end")
     drawn.add_scatter(
-        x=sizes, y=means, mode="markers", name="8 starts on each of many disorders, 95 %",
-        error_y={"array": [1.96 * e for e in errors]},
+        x=sizes, y=means, mode="markers", name="some starts on each of many disorders, 95 %",
+        error_y={"array": [at.interval[1] - at.value for at in found]},
         marker={"color": COLOURS[0], "size": 8},
     )  # fmt: skip
     drawn.add_scatter(

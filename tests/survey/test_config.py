@@ -26,6 +26,8 @@ def test_what_is_left_out_has_its_default() -> None:
         ("searches_per_minimum", 0, "searches_per_minimum must be at least 1, got 0"),
         ("repeats", 0, "repeats must be at least 1, got 0"),
         ("levels", -1, "levels must be at least 0, got -1"),
+        ("places", -1, "places must be at least 0, got -1"),
+        ("places", 1, "places must be 0 or at least 2, the ends, got 1"),
         ("path_method", "beads", "unknown path_method 'beads'; use one of auto, line, string"),
         ("trace_samples", 4, "trace_samples must be 0 or at least 32, got 4"),
         ("curvature_probes", -1, "curvature_probes must be at least 0, got -1"),

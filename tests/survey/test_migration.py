@@ -22,19 +22,27 @@ VERSION_1 = Path(__file__).parent / "data" / "version1"
 """A survey of the four wells with two minima of a goal of two, as version 1 wrote it."""
 
 
-OLD = dataclasses.replace(surfaces.CONFIG, searches_per_minimum=1, path_method="string")
+VERSION_4 = Path(__file__).parent / "data" / "version4"
+"""A survey of `surfaces.network` with held-out data and two minima, as layout 4 had it."""
+
+OLD = dataclasses.replace(surfaces.CONFIG, searches_per_minimum=1, path_method="string", places=0)
 """How it was made, in the words of this version: what later versions added is left out."""
 
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
     """A folder of layout 1."""
-    folder = tmp_path / "wells.survey"
-    shutil.copytree(VERSION_1 / "arrays", folder / "arrays")
-    database = sqlite3.connect(folder / "survey.sqlite")
-    database.executescript((VERSION_1 / "survey.sql").read_text("utf-8"))
-    database.close()
+    folder = restored(VERSION_1, tmp_path / "wells.survey")
     assert layout(folder) == 1
+    return folder
+
+
+def restored(source: Path, folder: Path) -> Path:
+    """Make a survey's folder of its text and its arrays."""
+    shutil.copytree(source / "arrays", folder / "arrays")
+    database = sqlite3.connect(folder / "survey.sqlite")
+    database.executescript((source / "survey.sql").read_text("utf-8"))
+    database.close()
     return folder
 
 
@@ -161,3 +169,51 @@ def test_what_is_up_to_date_or_foreign_is_not_touched() -> None:
         assert upgraded_copy(database) is database
         assert database.execute("PRAGMA user_version").fetchone() == (version,)
         database.close()
+
+
+def held_to_layout_4(record: SurveyRecord) -> None:
+    """Hold the path between the first two minima to what layout 4 recorded of it."""
+    path = next(path for path in record.paths if (path.a, path.b) == ("m00", "m01"))
+    assert (path.maximum.lower, path.maximum.upper) == (0.29955786228953285, 0.2996770346954426)
+    assert path.maximum.upper_kind == "certified"
+    assert path.normalised_length == 1.1742556432084164
+    assert (path.length, path.definitions, path.held_out) == (None, (), ())
+    assert (path.balanced, path.note) == (None, "")
+
+
+def test_a_survey_of_layout_4_is_read_and_as_complete_as_it_was(tmp_path: Path) -> None:
+    folder = restored(VERSION_4, tmp_path / "net.survey")
+    assert layout(folder) == 4
+    with Survey.read(folder) as survey:
+        held_to_layout_4(survey.record())
+        assert survey.status().complete
+        assert survey.config.places == 0
+        page = survey.report(tmp_path / "net.html").read_text("utf-8")
+    assert "Loss along the paths" in page
+    for absent in ("Barriers by their", "on held-out data</li>", "Gauge:"):
+        assert absent not in page
+    assert layout(folder) == 4
+
+
+@pytest.mark.slow
+def test_a_survey_of_layout_4_goes_on_at_its_old_cost(tmp_path: Path) -> None:
+    """What is free is measured for new paths; what takes evaluations is not."""
+    folder = restored(VERSION_4, tmp_path / "net.survey")
+    land, held_out = surfaces.network(), surfaces.network(seed=1)
+    with Survey.open(folder, land, held_out=held_out) as survey:
+        assert survey.run(minima=3, progress=False).complete
+        record = survey.record()
+    held_to_layout_4(record)
+    new = [path for path in record.paths if "m02" in (path.a, path.b)]
+    assert new
+    for path in new:
+        assert path.length is not None
+        assert [each.name for each in path.definitions] == [
+            "above_ends",
+            "above_mean",
+            "above_chord",
+        ]
+        assert path.held_out == ()
+    with Survey.read(folder) as survey:
+        page = survey.report(tmp_path / "net.html").read_text("utf-8")
+    assert "Barriers by their published definitions" in page

@@ -165,7 +165,7 @@ def _joins(record: SurveyRecord) -> list[dict[str, Any]]:
 
 
 def path(record: SurveyRecord, found: PathRecord) -> Figure:
-    """Return the loss along one path and along the straight line between its ends."""
+    """Return the loss along one path, on held-out data too, and along the straight line."""
     method = escaped(found.method)
     data = [
         {
@@ -188,6 +188,20 @@ def path(record: SurveyRecord, found: PathRecord) -> Figure:
             "hovertemplate": "t %{x:.3f}, loss %{y:.6g}<extra>path</extra>",
         },
     ]
+    outside = [found.held_out[0]] if found.held_out else []
+    data += [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "held-out data",
+            "x": finite(each.times),
+            "y": finite(each.values),
+            "line": {"color": GREEN, "width": 2, "dash": "dot"},
+            "hovertemplate": "t %{x:.3f}, loss %{y:.6g}<extra>held out</extra>",
+        }
+        for each in outside
+    ]
+    shown = [*found.losses, *found.line_losses, *(y for each in outside for y in each.values)]
     shapes = [strip(found.maximum.lower, found.maximum.upper, MAIN)]
     minima = {minimum.id: minimum for minimum in record.minima}
     ends = [minima[end] for end in (found.a, found.b) if end in minima]
@@ -199,7 +213,7 @@ def path(record: SurveyRecord, found: PathRecord) -> Figure:
         "data": data,
         "layout": frame(
             {**titled("position t on the path"), "range": [-0.03, 1.03]},
-            loss_axis([*found.losses, *found.line_losses]),
+            loss_axis(shown),
             shapes=[shape for shape in shapes if shape is not None],
             showlegend=False,
         ),

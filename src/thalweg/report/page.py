@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import html
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from thalweg.report import curvature, figures, laws, passes, tables
+from thalweg.landscape.replacing import replacing
+from thalweg.report import barriers, curvature, figures, laws, passes, tables
 from thalweg.report.density import Curve, density
 from thalweg.report.frame import Figure
 from thalweg.report.names import count, labels, pair
@@ -36,9 +35,10 @@ _MOST_DRAWN = 24
 _MOST_ROWS = 40
 _KEY = (
     '<ul class="key"><li class="line">straight line</li><li class="path">path found</li>'
-    '<li class="band">bracket on the height of the path</li>'
+    '{}<li class="band">bracket on the height of the path</li>'
     '<li class="noise">sampling error (95 %) above the higher end</li></ul>'
 )
+_OUTSIDE = '<li class="outside">path found, on held-out data</li>'
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data: blob:; base-uri 'none'; form-action 'none'"
@@ -137,29 +137,12 @@ def save(text: str, path: str | os.PathLike[str]) -> Path:
     """
     target = Path(path)
     page = text.encode("utf-8")
-    temporary: str | None = None
     try:
-        handle, temporary = tempfile.mkstemp(
-            dir=target.parent, prefix=f".{target.name}.", suffix=".part"
-        )
-        with os.fdopen(handle, "wb") as file:
+        with replacing(target) as file:
             file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
     except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        raise type(error)(error.errno, _why(error, target, len(page)), str(target)) from error
+        raise OSError(error.errno, _why(error, target, len(page)), str(target)) from error
     return target
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def _why(error: OSError, target: Path, size: int) -> str:
@@ -171,7 +154,8 @@ def _why(error: OSError, target: Path, size: int) -> str:
         errno.EROFS: f"{target.parent} is read-only; choose another place with -o",
         errno.EISDIR: "that is a folder; give the name of a file",
     }
-    reason = hints.get(error.errno or 0, error.strerror or str(error))
+    number = error.errno or 0
+    reason = hints.get(number) or (os.strerror(number) if number else str(error))
     return f"cannot write the report: {reason}. Nothing was changed"
 
 
@@ -311,10 +295,13 @@ def _paths(record: SurveyRecord, specs: dict[str, Figure]) -> str:
     )
     return section(
         "Loss along the paths",
-        _KEY,
+        _KEY.format(_OUTSIDE if any(found.held_out for found in _drawn(record)) else ""),
         f'<div class="grid">{"".join(cards)}</div>',
         note,
         tables.paths(record),
+        barriers.definitions(record),
+        barriers.outside(record),
+        barriers.lengths(record),
     )
 
 

@@ -57,25 +57,38 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    """Return a table in a box that scrolls sideways, with headers that sort."""
+def table(
+    caption: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, stacked: bool = False
+) -> str:
+    """Return a table in a box that scrolls sideways, with headers that sort.
+
+    Args:
+        caption: What stands above it.
+        columns: The names of the columns.
+        rows: The cells.
+        stacked: Whether each row becomes a list of names and values where the page is narrow.
+    """
     head = "".join(
         f'<th scope="col"><button type="button">{html.escape(name)}</button></th>'
         for name in columns
     )
     body = []
     for row in rows:
-        body.append(f"<tr>{''.join(_cell(i, *cell) for i, cell in enumerate(row))}</tr>")
+        names = columns if stacked else [""] * len(row)
+        cells = [_cell(i, *cell, names[i]) for i, cell in enumerate(row)]
+        body.append(f"<tr>{''.join(cells)}</tr>")
     return (
         f'<p class="caption">{html.escape(caption)}</p>'
         f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(caption)}">'
-        '<table class="sortable">'
+        f'<table class="sortable{" stacked" if stacked else ""}">'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
 
 
-def _cell(column: int, shown: str, key: float | str) -> str:
+def _cell(column: int, shown: str, key: float | str, name: str) -> str:
     value = f'data-value="{html.escape(str(key))}"'
+    if name and column:
+        value += f' data-name="{html.escape(name)}"'
     wide = ' class="long"' if len(shown) > _LONG else ""
     if column == 0:
         return f'<th scope="row" {value}{wide}>{html.escape(shown)}</th>'
@@ -240,6 +253,7 @@ def paths(record: SurveyRecord) -> str:
         "largest loss",
         "barrier",
         "straight line, largest loss",
+        "length",
         "length / distance",
         "converged",
         "method",
@@ -250,6 +264,7 @@ def paths(record: SurveyRecord) -> str:
             _bound(p.maximum),
             _bound(p.barrier),
             _bound(p.line_maximum),
+            (NONE, math.inf) if p.length is None else _bare(p.length),
             _bare(p.normalised_length),
             _yes(p.converged),
             _word(p.method),

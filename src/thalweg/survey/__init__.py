@@ -3,6 +3,9 @@
 from thalweg.survey.config import SurveyConfig as SurveyConfig
 from thalweg.survey.errors import Interrupted as Interrupted
 from thalweg.survey.errors import SurveyError as SurveyError
+from thalweg.survey.records import AlongRecord as AlongRecord
+from thalweg.survey.records import BalancedRecord as BalancedRecord
+from thalweg.survey.records import BarrierRecord as BarrierRecord
 from thalweg.survey.records import DensityRecord as DensityRecord
 from thalweg.survey.records import EigenRecord as EigenRecord
 from thalweg.survey.records import FailureRecord as FailureRecord

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from thalweg.landscape.replacing import replacing
 from thalweg.survey.errors import SurveyError
 
 __all__ = ["checksum_of", "read_arrays", "write_arrays"]
@@ -24,8 +24,6 @@ _LOST = (
 def write_arrays(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Write tensors to `path` so that a crash leaves the old file, the new one or none.
 
-    The bytes go to a temporary file, are flushed to the disk and renamed into place.
-
     Args:
         path: Where to; its folder is created.
         tensors: Name to tensor.
@@ -38,17 +36,8 @@ def write_arrays(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """
     content = _content(tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    with replacing(path) as file:
+        file.write(content)
     return _checksum(content)
 
 
@@ -85,17 +74,3 @@ def _content(tensors: Mapping[str, Tensor]) -> bytes:
 
 def _checksum(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable, where the system lets a folder be opened."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        return
-    finally:
-        os.close(handle)

@@ -16,13 +16,14 @@ _LEAST = {
     "seed": 0, "minima": 0, "threads": 1, "epochs": 0, "batch_size": 1, "max_gradients": 1,
     "eigenvalues": 0, "trace_samples": 0, "curvature_probes": 0, "curvature_passes": 20,
     "images": 3,
-    "path_gradients": 1, "searches_per_minimum": 1, "repeats": 1, "round_size": 1,
+    "path_gradients": 1, "places": 0, "searches_per_minimum": 1, "repeats": 1, "round_size": 1,
     "saddle_gradients": 1, "levels": 0, "level_seeds": 1, "level_gradients": 1,
 }  # fmt: skip
 _POSITIVE = ("lr", "tolerance")
 _SWITCHES = ("layers", "laws", "saddles")
 _WORDS = {"path_method": ("auto", "line", "string", "band", "curve", "chain")}
 _FEWEST_SAMPLES = 32  # what `curvature.trace` asks for
+_FEWEST_PLACES = 2  # the ends
 _FEWEST_PROBES = 4  # what `curvature.curvature_profile` asks for
 
 
@@ -58,6 +59,9 @@ class SurveyConfig:
             no level.
         images: Points of the string between two minima.
         path_gradients: The most gradients and Hessian products that a path's search may take.
+        places: At how many places along each path found, at equal steps, the ends included,
+            the error rate and held-out data are asked; 0 leaves both out, and the sampling
+            error of the path's height.
         searches_per_minimum: How many paths are searched for in all, for each minimum. The
             first join every minimum to the lowest one, the next are the pairs that may lower
             a pass, and the last search again for the paths that carry one.
@@ -98,6 +102,7 @@ class SurveyConfig:
     path_method: str = "auto"
     images: int = 13
     path_gradients: int = 2000
+    places: int = 11
     searches_per_minimum: int = 3
     repeats: int = 3
     round_size: int = 8
@@ -125,6 +130,10 @@ class SurveyConfig:
             raise ValueError(
                 f"curvature_probes must be 0 or at least {_FEWEST_PROBES}, got "
                 f"{self.curvature_probes}: fewer give no honest interval"
+            )
+        if 0 < self.places < _FEWEST_PLACES:
+            raise ValueError(
+                f"places must be 0 or at least {_FEWEST_PLACES}, the ends, got {self.places}"
             )
         for name, known in _WORDS.items():
             if values[name] not in known:

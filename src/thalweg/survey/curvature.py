@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from thalweg.curvature.profile import CurvatureProfile
 
 __all__ = [
+    "certified_record",
     "density_record",
     "eigen_record",
     "floats",
@@ -49,6 +50,15 @@ def eigen_record(pairs: Eigenpairs) -> EigenRecord:
     )
 
 
+def certified_record(
+    values: Tensor, residuals: Tensor, lower: Tensor, upper: Tensor
+) -> EigenRecord:
+    """Return eigenvalues, each of which is certain to lie between its two ends."""
+    return EigenRecord(
+        floats(values), floats(residuals), floats(lower), floats(upper), (True,) * len(values)
+    )
+
+
 def density_record(density: SpectralDensity) -> DensityRecord:
     """Return a density, and which of the eigenvalues known one by one stand apart.
 
@@ -72,13 +82,7 @@ def density_record(density: SpectralDensity) -> DensityRecord:
         upper=floats(density.band[1]),
         level=density.level,
         broadening=density.broadening,
-        outliers=EigenRecord(
-            values=floats(atoms),
-            residuals=floats(radii),
-            lower=floats(atoms - radii),
-            upper=floats(atoms + radii),
-            converged=(True,) * len(atoms),
-        ),
+        outliers=certified_record(atoms, radii, atoms - radii, atoms + radii),
     )
 
 

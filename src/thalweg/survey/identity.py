@@ -13,7 +13,7 @@ import torch
 import thalweg
 from thalweg.landscape import Landscape
 
-__all__ = ["describe", "differences", "software"]
+__all__ = ["describe", "differences", "name_of", "software"]
 
 _PACKAGES = ("torch", "numpy", "scipy")
 
@@ -43,6 +43,17 @@ def describe(land: Landscape, label: str | None = None) -> dict[str, Any]:
     if callable(provenance):
         result["describe"] = provenance()
     return result
+
+
+def name_of(function: object) -> str:
+    """Return the module and name of a function; of another callable, those of its type.
+
+    Example:
+        >>> name_of(math.sqrt)
+        'math.sqrt'
+    """
+    named: Any = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

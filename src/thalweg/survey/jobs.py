@@ -24,11 +24,12 @@ from thalweg.landscape import (
     make_generator,
 )
 from thalweg.optim import minimise, train
-from thalweg.paths import connect, line
+from thalweg.paths import Gauge, connect, line
 from thalweg.paths.connect import Method
 from thalweg.survey.config import SurveyConfig
 from thalweg.survey.curvature import eigen_record, floats, layer_records, spectrum_record
 from thalweg.survey.errors import SurveyError
+from thalweg.survey.heights import check_gauge, worth
 from thalweg.survey.laws import law_records
 from thalweg.survey.outcomes import Connected, Found, Measured
 from thalweg.survey.plan import Job, job_seed
@@ -229,6 +230,8 @@ def _curvature(
 
 def join(
     land: Landscape,
+    held_out: Landscape | None,
+    gauge: Gauge | None,
     config: SurveyConfig,
     job: Job,
     a: Float[Tensor, " dim"],
@@ -240,8 +243,12 @@ def join(
 
     The maximum is the largest loss along the path, an absolute value like that
     of the line; the barrier is measured above the higher end.
+
+    Raises:
+        ValueError: If the gauge changes the loss of an end.
     """
-    before = land.cost
+    before = _spent(land, held_out)
+    check_gauge(land, gauge, (a, b))
     straight = line(land, a, b)
     report(0.1, f"straight line: {straight.maximum}")
     path = connect(
@@ -255,6 +262,8 @@ def join(
         seed=job_seed(seed, "string"),
         progress=report,
     )
+    report(0.95, "what the path is worth")
+    found = worth(land, held_out, gauge, path, config.places)
     return Connected(
         a=job.minima[0],
         b=job.minima[1],
@@ -269,8 +278,9 @@ def join(
         normalised_length=path.normalised_length,
         converged=path.converged,
         points=path.points,
-        cost=land.cost - before,
+        cost=_spent(land, held_out) - before,
         repeat=job.repeat,
+        **vars(found),
     )
 
 

@@ -47,7 +47,7 @@ def law_records(density: SpectralDensity, tau: float, seed: int) -> tuple[LawRec
         One record per law: those not rejected first, of these the ones with fewer parameters;
         then by distance; at the end those that do not apply.
     """
-    bulk = _bulk(density)
+    bulk = WeightedSpectrum.measured(density, bulk=True)
     resolution = density.broadening if bulk.probes else tau
     found: list[LawRecord] = []
     for name in cast("tuple[Name, ...]", tuple(LAWS)):
@@ -64,23 +64,6 @@ def _rank(law: LawRecord) -> tuple[int, int, float]:
         _ORDER.index(law.verdict),
         len(law.parameters) if standing else 0,
         0.0 if math.isnan(law.wasserstein) else law.wasserstein,
-    )
-
-
-def _bulk(density: SpectralDensity) -> WeightedSpectrum:
-    """Return the spectrum without the eigenvalues that are known to lie beyond the bulk."""
-    known = density.spectrum
-    if known.exact:
-        return WeightedSpectrum.of(known.atoms)
-    nodes, weights = known.rule
-    order = np.argsort(nodes)
-    return WeightedSpectrum(
-        nodes[order],
-        weights[order],
-        np.zeros(len(nodes), bool),
-        known.free,
-        density.broadening,
-        len(known.chains),
     )
 
 

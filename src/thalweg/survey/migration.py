@@ -45,6 +45,14 @@ _STEPS: dict[int, tuple[str, ...]] = {
         "UPDATE survey SET config = json_set(config, '$.path_method', 'string', "
         "'$.laws', json('false'))",
     ),
+    4: (  # paths were measured on the data of the search alone, and the survey goes on so
+        "ALTER TABLE paths ADD COLUMN length DOUBLE PRECISION",
+        "ALTER TABLE paths ADD COLUMN definitions JSON",
+        "ALTER TABLE paths ADD COLUMN held_out JSON",
+        "ALTER TABLE paths ADD COLUMN balanced JSON",
+        "ALTER TABLE paths ADD COLUMN note VARCHAR",
+        "UPDATE survey SET config = json_set(config, '$.places', 0)",
+    ),
 }
 """What turns each layout into the next."""
 

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from thalweg.estimate import Bound, Cost, Estimate
 from thalweg.survey.records import (
+    AlongRecord,
+    BalancedRecord,
+    BarrierRecord,
     EigenRecord,
     LayerRecord,
     LevelRecord,
@@ -70,6 +73,11 @@ class Connected:
     points: Float[Tensor, "k dim"]
     cost: Cost
     repeat: int = 0
+    length: float | None = None
+    definitions: tuple[BarrierRecord, ...] = ()
+    held_out: tuple[AlongRecord, ...] = ()
+    balanced: BalancedRecord | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,10 +11,10 @@ from torch import Tensor
 from thalweg.landscape import Landscape
 from thalweg.paths import level_set_geometry, line, measure, refine
 from thalweg.survey.config import SurveyConfig
-from thalweg.survey.curvature import floats
+from thalweg.survey.curvature import certified_record
 from thalweg.survey.outcomes import Levelled, Refined
 from thalweg.survey.plan import Job, job_seed
-from thalweg.survey.records import EigenRecord, LevelRecord
+from thalweg.survey.records import LevelRecord
 
 __all__ = ["level_sets", "refine_top"]
 
@@ -39,13 +39,7 @@ def refine_top(
         land, path, max_gradients=config.saddle_gradients, seed=job_seed(seed, "refine")
     )
     found = refined.certificate
-    lowest = EigenRecord(
-        values=floats(found.values),
-        residuals=floats(found.residuals),
-        lower=floats(found.intervals[:, 0]),
-        upper=floats(found.intervals[:, 1]),
-        converged=(True,) * len(found.values),
-    )
+    lowest = certified_record(found.values, found.residuals, *found.intervals.unbind(1))
     return Refined(
         a=job.minima[0],
         b=job.minima[1],

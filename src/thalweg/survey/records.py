@@ -10,6 +10,9 @@ from thalweg.estimate import Bound, Cost, Estimate
 from thalweg.topology import BasinStatement, BestKnownTree, CertifiedTree, MergeTree
 
 __all__ = [
+    "AlongRecord",
+    "BalancedRecord",
+    "BarrierRecord",
     "DensityRecord",
     "EigenRecord",
     "FailureRecord",
@@ -209,6 +212,66 @@ class MinimumRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class BarrierRecord:
+    """The height of a path by one published definition (`thalweg.paths.barrier_definitions`).
+
+    Args:
+        name: ``"above_ends"``, ``"above_mean"``, ``"above_chord"`` or ``"error"``.
+        formula: What it is, in LaTeX.
+        source: Who defined it so.
+        bound: Its value on the path, bracketed.
+        sampling: Its value with the data's sampling error, where that is known.
+    """
+
+    name: str
+    formula: str
+    source: str
+    bound: Bound
+    sampling: Estimate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AlongRecord:
+    """One quantity along a path, on data that the search never saw.
+
+    Args:
+        name: ``"loss"``, or ``"error"`` for one less the accuracy.
+        times: Normalised arc lengths of the places where it was asked, the ends included.
+        values: What it is there.
+        first: The value at `a`, with its sampling error.
+        last: The same at `b`.
+        worst: The same at the highest of the places; what lies between them was not asked, and
+            the choice of the place on the same data has no part in the interval.
+        worst_time: Where that is.
+    """
+
+    name: str
+    times: tuple[float, ...]
+    values: tuple[float, ...]
+    first: Estimate
+    last: Estimate
+    worst: Estimate
+    worst_time: float
+
+
+@dataclass(frozen=True, slots=True)
+class BalancedRecord:
+    """A path in the survey's gauge: each point moved to the one chosen among its equals.
+
+    Args:
+        length: Its Euclidean length there.
+        normalised_length: The same over the distance of its ends there.
+        maximum: Bracket on the largest loss along it.
+        line_maximum: The same along the straight line between the ends there.
+    """
+
+    length: float
+    normalised_length: float
+    maximum: Bound
+    line_maximum: Bound
+
+
+@dataclass(frozen=True, slots=True)
 class PathRecord:
     """One path between two minima, beside the straight line between the same two.
 
@@ -228,6 +291,12 @@ class PathRecord:
         cost: What it took.
         seconds: Wall-clock time of the same.
         repeat: 0 for the first search of this pair, and counted on for further ones.
+        length: Its Euclidean length, as the coordinates are; None in surveys of layouts
+            before 5, as all that follows is empty there.
+        definitions: Its height by each published definition that applies.
+        held_out: Loss and error rate along it on held-out data; empty where there are none.
+        balanced: What it is in the survey's gauge; None where the survey has none.
+        note: What of this could not be measured, and why.
     """
 
     a: str
@@ -245,6 +314,11 @@ class PathRecord:
     cost: Cost
     seconds: float
     repeat: int = 0
+    length: float | None = None
+    definitions: tuple[BarrierRecord, ...] = ()
+    held_out: tuple[AlongRecord, ...] = ()
+    balanced: BalancedRecord | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,9 @@ from thalweg.estimate import Bound, Cost, Estimate, Verdict, from_json
 from thalweg.survey import schema
 from thalweg.survey.errors import SurveyError
 from thalweg.survey.records import (
+    AlongRecord,
+    BalancedRecord,
+    BarrierRecord,
     DensityRecord,
     EigenRecord,
     LawRecord,
@@ -140,7 +143,28 @@ def path_record(row: schema.Path) -> PathRecord:
         cost=value(Cost, row.cost),
         seconds=row.seconds,
         repeat=row.repeat,
+        length=row.length,
+        definitions=tuple(map(_barrier, row.definitions or ())),
+        held_out=tuple(map(_along, row.held_out or ())),
+        balanced=_balanced(row.balanced) if row.balanced else None,
+        note=row.note or "",
     )
+
+
+def _barrier(data: Mapping[str, Any]) -> BarrierRecord:
+    sampling = value(Estimate, data["sampling"]) if data["sampling"] else None
+    return BarrierRecord(**{**data, "bound": value(Bound, data["bound"]), "sampling": sampling})
+
+
+def _along(data: Mapping[str, Any]) -> AlongRecord:
+    asked = {name: value(Estimate, data[name]) for name in ("first", "last", "worst")}
+    series = {name: tuple(data[name]) for name in ("times", "values")}
+    return AlongRecord(**{**data, **series, **asked})
+
+
+def _balanced(data: Mapping[str, Any]) -> BalancedRecord:
+    bounds = {name: value(Bound, data[name]) for name in ("maximum", "line_maximum")}
+    return BalancedRecord(**{**data, **bounds})
 
 
 def saddle_record(row: schema.Saddle) -> SaddleRecord:

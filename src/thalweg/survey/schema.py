@@ -24,7 +24,7 @@ __all__ = [
     "Saddle",
 ]
 
-SCHEMA = 4
+SCHEMA = 5
 """Layout version, kept in the database's ``PRAGMA user_version``."""
 
 
@@ -171,6 +171,11 @@ class Path(Base):
     seconds: Mapped[float]
     file: Mapped[str]
     checksum: Mapped[str]
+    length: Mapped[float | None]
+    definitions: Mapped[list[Any] | None] = mapped_column(Document)
+    held_out: Mapped[list[Any] | None] = mapped_column(Document)
+    balanced: Mapped[dict[str, Any] | None] = mapped_column(Document)
+    note: Mapped[str | None]
 
 
 class Saddle(Base):

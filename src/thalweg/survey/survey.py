@@ -17,6 +17,7 @@ from torch import Tensor
 
 from thalweg.estimate import Cost
 from thalweg.landscape import Landscape
+from thalweg.paths import Gauge
 from thalweg.survey import identity, jobs, passes, store
 from thalweg.survey.config import SurveyConfig
 from thalweg.survey.errors import Interrupted, SurveyError
@@ -59,10 +60,12 @@ class Survey:
         stored: Store,
         land: Landscape | None = None,
         held_out: Landscape | None = None,
+        gauge: Gauge | None = None,
     ) -> None:
         self._store = stored
         self._land = land
         self._held_out = held_out
+        self._gauge = gauge
         self.config = SurveyConfig.from_json(stored.header().config)
 
     @classmethod
@@ -73,6 +76,7 @@ class Survey:
         config: SurveyConfig | None = None,
         *,
         held_out: Landscape | None = None,
+        gauge: Gauge | None = None,
         label: str | None = None,
     ) -> Self:
         """Create a survey, or go on with the one that the folder holds.
@@ -82,6 +86,9 @@ class Survey:
             landscape: What is surveyed.
             config: How; None takes what the folder says, or the defaults.
             held_out: The same network on data that the search never sees, for measures.
+            gauge: ``gauge(theta) -> theta'``, the vector chosen among those that compute the
+                same: paths are then measured there too, because rescaling layers changes
+                lengths. Known by its name, which belongs to the survey.
             label: A name for the landscape, for one that cannot describe itself.
 
         Raises:
@@ -95,6 +102,7 @@ class Survey:
         here = {
             "landscape": identity.describe(landscape, label),
             "held_out": identity.describe(held_out) if held_out is not None else None,
+            "gauge": identity.name_of(gauge) if gauge is not None else None,
         }
         if store.exists(folder):
             stored = Store.open(folder)
@@ -107,7 +115,7 @@ class Survey:
             )
         try:
             _check_same(folder, stored.header(), here, config)
-            return cls(stored, landscape, held_out)
+            return cls(stored, landscape, held_out, gauge)
         except BaseException:
             stored.close()
             raise
@@ -352,7 +360,17 @@ class Survey:
                     land, self._held_out, self.config, job, thetas[0], seed, shown.within
                 )
             case "connect":
-                return jobs.join(land, self.config, job, thetas[0], thetas[1], seed, shown.within)
+                return jobs.join(
+                    land,
+                    self._held_out,
+                    self._gauge,
+                    self.config,
+                    job,
+                    thetas[0],
+                    thetas[1],
+                    seed,
+                    shown.within,
+                )
             case "saddle":
                 points = self.points(*job.minima).to(land.device)
                 return passes.refine_top(land, self.config, job, points, seed, shown.within)

@@ -194,7 +194,9 @@ def floors(quick: bool, folder: Path) -> Any:
     sizes = list(plan)
     for n, (disorders, starts) in plan.items():
         kept = folder / f"floor-{n}.json"
-        floor = energy_floor([n], P, disorders=disorders, starts=starts, seed=0, checkpoint=kept)
+        floor = energy_floor(
+            [n], P, disorders=disorders, starts=starts, seed=0, checkpoint=kept, memory="8 GiB"
+        )
         found.append(floor.sizes[0].mean)
     means, errors = [at.value for at in found], [at.stderr for at in found]
     drawn = blank(x="spins n", y="energy per spin where descents end")

@@ -244,6 +244,8 @@ def test_what_cannot_be_quenched_is_said(unchecked):
         energy_floor([10], method="adam")
     with pytest.raises(ValueError, match="needs a size, at least 2 disorders"):
         energy_floor([10], disorders=1)
+    with pytest.raises(MemoryError, match="10 spins with couplings of degree 3 need"):
+        energy_floor([10], memory="1 KiB")
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from statistics import NormalDist
 from typing import Any, Literal, Self
 
-from scipy.special import betaincinv
+from scipy.special import betainccinv, betaincinv
 
 __all__ = [
     "Bound",
@@ -494,6 +494,6 @@ def success_rate(
         raise ValueError(f"{successes} of {trials} trials cannot have succeeded")
     lost, tail, value = trials - successes, (1 - level) / 2, successes / trials
     low = float(betaincinv(successes, lost + 1, tail)) if successes else 0.0
-    high = float(betaincinv(successes + 1, lost, 1 - tail)) if lost else 1.0
+    high = float(betainccinv(successes + 1, lost, tail)) if lost else 1.0
     stderr = math.sqrt(value * (1 - value) / trials) if successes and lost else math.nan
     return Estimate(value, stderr, (low, high), trials, level=level, method=method, seed=seed)

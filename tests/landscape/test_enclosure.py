@@ -110,6 +110,47 @@ def test_softplus_as_torch_has_it_lies_inside() -> None:
     assert (v <= found.middle_hi).all()
 
 
+def test_softplus_dropped_off_the_middle_is_inside_too() -> None:
+    """Over the threshold at one end of the sub-interval alone, and not at its middle."""
+    model = nn.Sequential(nn.Linear(1, 2), nn.Softplus(), nn.Linear(2, 1)).double()
+    x = torch.ones(1, 1, dtype=torch.float64)
+    land = ModelLandscape(model, F.mse_loss, (x, torch.full_like(x, 1.2)))
+    a = torch.tensor([0, 0, 19.9985, 9.9985, 1, -1, 0], dtype=torch.float64)
+    step = torch.tensor([0, 0, 0.002, 0.002, 0, 0, 0], dtype=torch.float64)
+    a[5] = -1 / torch.sigmoid(a[3])  # so that nothing else changes much
+    t = torch.linspace(0, 1, 2001, dtype=torch.float64)[:, None]
+    v = land.loss(a - step + 2 * t * step).numpy()
+    found = land.enclosure().slope_range(a - step, a + step, np.zeros(1), np.ones(1))
+    assert v.max() - v.min() > 1e-9
+    assert found.value_lo[0] <= v.min()
+    assert v.max() <= found.value_hi[0]
+
+
+class Applied(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def test_an_average_pool_is_enclosed_as_a_module_and_as_a_function() -> None:
+    images = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0)).double()
+    for pool in (nn.AvgPool2d(2), lambda x: F.avg_pool2d(x, 2)):
+        model = nn.Sequential(nn.Conv2d(1, 2, 1), Applied(pool)).double()
+        land = ModelLandscape(model, F.mse_loss, (images, torch.zeros(3, 2, 2, 2).double()))
+        theta = land.start(torch.Generator().manual_seed(1))
+        low, high = land.enclosure().value_range(theta, theta, np.zeros(1))
+        assert low[0] <= float(land.loss(theta)) <= high[0]
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.AvgPool2d(2, divisor_override=3)).double()
+    land = ModelLandscape(model, F.mse_loss, (images, torch.zeros(3, 2, 2, 2).double()))
+    with pytest.raises(NoEnclosure, match="a divisor of its own"):
+        land.enclosure()
+
+
 def test_kinks_and_dead_units_exactly_at_the_ends() -> None:
     """Pre-activations that are 0 at a corner, all along, or at one end of a sub-interval."""
     x = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64)

@@ -76,6 +76,38 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     assert os.listdir(tmp_path) == ["kept"]
 
 
+def test_permissions_and_links_are_kept(tmp_path: Path) -> None:
+    target, link = tmp_path / "kept", tmp_path / "link"
+    target.touch(mode=0o600)
+    link.symlink_to(target)
+    written(link, b"new")
+    assert (link.is_symlink(), target.read_bytes()) == (True, b"new")
+    assert target.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(IsADirectoryError, match=r"\(it is a folder\); name a file in it"):
+        written(Path(), b"")
+
+
+def test_errors_of_other_files_are_left_as_they_are(tmp_path: Path) -> None:
+    target = tmp_path / "kept"
+
+    def reads() -> None:
+        with replacing(target):
+            (tmp_path / "weights.bin").read_bytes()
+
+    def breaks() -> None:
+        try:
+            (tmp_path / "missing").read_bytes()
+        except FileNotFoundError:
+            with replacing(target):
+                raise RuntimeError("a bug") from None
+
+    with pytest.raises(FileNotFoundError, match=r"weights\.bin"):
+        reads()
+    with pytest.raises(RuntimeError, match="a bug"):
+        breaks()
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_folder_in_the_way_or_none_at_all_is_the_error_of_the_system(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()

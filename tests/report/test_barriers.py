@@ -123,7 +123,9 @@ def test_a_survey_without_a_gauge_says_so(make, measured):
         (Bound(0.1, 0.2, "certified", "estimated"), "0.1 to 0.2"),
         (Bound(0.1, 0.2, "certified", "certified"), "0.1 to 0.2 (certified)"),
         (Bound(0.1, 0.2, "estimated", "certified"), "0.1 (estimated) to 0.2 (certified)"),
-        (Bound(0.123456, 0.123457, "certified", "estimated"), "0.1235"),
+        (Bound(0.123456, 0.123457, "certified", "estimated"), "0.1234 to 0.1235"),
+        (Bound(0.123456, 0.123457, "estimated", "estimated"), "0.1235 (estimated)"),
+        (Bound(0.123441, 0.123449, "certified", "certified"), "0.1234 to 0.1235 (certified)"),
         (Bound(math.nan, math.nan, "certified", "estimated"), "not a number"),
     ],
 )

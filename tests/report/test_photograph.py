@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import struct
 import subprocess
@@ -52,3 +53,10 @@ def test_no_browser_and_a_failing_one_are_reported(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match=said):
         photograph("<p>", tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
+
+
+def test_a_page_whose_script_never_ends_is_given_up(chromium, tmp_path, monkeypatch):
+    module = importlib.import_module("thalweg.report.photograph")
+    monkeypatch.setattr(module, "PATIENCE", 2.0)
+    with pytest.raises(RuntimeError, match="drew no picture in 2 s; a script of the page may not"):
+        photograph("<script>for(;;);</script>", tmp_path / "a.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ class Product(torch.nn.Module):
         return torch.stack([first, torch.zeros_like(first)], -1)
 
 
-def product(wrong: int, *, metrics: str | None = "accuracy") -> ModelLandscape:
+def product(wrong: int, *, metrics: Any = "accuracy", **options: Any) -> ModelLandscape:
     """50 examples at 1 and 50 at -1, class 0 where positive; `wrong` of each 50 are mislabelled."""
     x = torch.cat([torch.ones(50), -torch.ones(50)]).double()
     flipped = torch.arange(100) % 50 < wrong
@@ -50,6 +51,7 @@ def product(wrong: int, *, metrics: str | None = "accuracy") -> ModelLandscape:
         torch.nn.functional.cross_entropy,
         (x, ((x < 0) ^ flipped).long()),
         metrics=metrics,
+        **options,
     )
 
 
@@ -218,3 +220,48 @@ def test_the_gauge_belongs_to_the_survey(tmp_path: Path) -> None:
     Survey.open(tmp_path / "a", product(5), CONFIG, gauge=balance).close()
     with pytest.raises(SurveyError, match=r"another landscape \(gauge: '.*\.balance' there, None"):
         Survey.open(tmp_path / "a", product(5), CONFIG)
+
+
+def test_a_measure_that_fails_costs_no_path() -> None:
+    """Whatever it raises, the path that was paid for is kept, and the note says why."""
+    land = product(5)
+    path = line(land, *torch.tensor([[2.0, 0.5], [0.5, 2.5]], dtype=torch.float64))
+
+    def halfway(theta: torch.Tensor) -> torch.Tensor:
+        if abs(float(theta[0]) - 1.25) < 0.3:
+            raise RuntimeError("eigh did not converge")
+        return theta
+
+    single = product(8, dtype=torch.float32)
+    found = worth(land, single, halfway, path, 5)
+    assert found.balanced is None
+    assert found.held_out == ()
+    assert "on held-out data: TypeError" in found.note
+    assert "in the gauge: RuntimeError: eigh did not converge" in found.note
+    assert {each.name for each in found.definitions} >= {"above_ends", "error"}
+
+
+def test_an_accuracy_in_per_cent_is_no_error_rate() -> None:
+    def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return 100 * (outputs.argmax(-1) == targets).double()
+
+    land = product(5, metrics={"accuracy": accuracy})
+    path = line(land, *torch.tensor([[2.0, 0.5], [0.5, 2.5]], dtype=torch.float64))
+    found = worth(land, product(8, metrics={"accuracy": accuracy}), None, path, 5)
+    assert "error" not in {each.name for each in found.definitions}
+    assert [each.name for each in found.held_out] == ["loss"]
+
+
+def scaled(theta: torch.Tensor, by: float) -> torch.Tensor:
+    """Another vector of the same product."""
+    return theta * theta.new_tensor([by, 1 / by])
+
+
+def test_gauges_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    land = product(5)
+    with Survey.open(tmp_path / "s", land, CONFIG, gauge=functools.partial(scaled, by=2.0)) as s:
+        assert s.record().provenance["gauge"].endswith("scaled)")
+    with Survey.open(tmp_path / "s", land, CONFIG, gauge=functools.partial(scaled, by=2.0)):
+        pass
+    with pytest.raises(SurveyError, match=r"gauge at the probe point: \S+ there, \S+ here"):
+        Survey.open(tmp_path / "s", land, CONFIG, gauge=functools.partial(scaled, by=3.0))

@@ -419,9 +419,11 @@ class Activation:
         """Go on from values at the middles."""
         if isinstance(x, Tensor):
             return self.data(x, segment)
+        return self._around(x, self._dropped(x.centre + x.error))
+
+    def _around(self, x: Value, dropped: Tensor | float) -> Value:
         centre = self._value(x.centre)
-        error = 1.2 * x.error + 2.0**-46 * (1 + largest_of(centre))
-        return Value(centre, error + self._dropped(x.centre + x.error))
+        return Value(centre, 1.2 * x.error + 2.0**-46 * (1 + largest_of(centre)) + dropped)
 
     def _chained(self, jet: Jet, least: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
         """Return the range of the slope times a derivative in [least, most]."""
@@ -443,13 +445,13 @@ class Activation:
         spread = torch.maximum(above - slope, slope - below)
         size = slope.abs() + spread
         spread = spread + 2.0**-49 * size + TINY
-        base = self.value(jet, segment)
-        assert isinstance(base, Value), "a jet is no data"
+        dropped = self._dropped(high)  # anywhere on the sub-interval: later layers see this error
+        base = self._around(jet, dropped)
         half = segment.along(segment.half, jet.mid.ndim)
         rad = half * (slope.abs() + spread) * (1 + 2.0**-49) + base.error
         mid = base.centre
         if self.monotone:
-            room = 2.0**-46 * (1 + torch.maximum(low.abs(), high.abs())) + self._dropped(high)
+            room = 2.0**-46 * (1 + torch.maximum(low.abs(), high.abs())) + dropped
             bottom = torch.maximum(values[0] - room, mid - rad)
             top = torch.minimum(values[1] + room, mid + rad)
             mid = (bottom + top) / 2

@@ -161,7 +161,8 @@ class _Chain:
         apply = getattr(torch.nn.functional, short)
         if args[0].ndim != 4:
             raise NoEnclosure("average pooling is enclosed for batches of images only")
-        if len(args) > 6 or kwargs.get("divisor_override") is not None:
+        divisor = args[6] if len(args) > 6 else kwargs.get("divisor_override")
+        if divisor is not None:
             raise NoEnclosure("average pooling with a divisor of its own has no enclosure here")
         return Pool(lambda x: apply(x, *args[1:], **kwargs))
 

@@ -435,28 +435,37 @@ class Sweep:
         return "vmap" if self.vmaps["agrees"] else "loop"
 
     def _try_vmap(self) -> bool:
-        """Say whether the network can be vmapped, and then gives the same numbers."""
+        """Say whether the network can be vmapped, and then gives the same numbers.
+
+        Two rows are asked at once: a function with a gradient of its own may mix them.
+        """
         theta, spec = self.network.theta(), self.network.spec
+        moved = theta + 0.1 * torch.linspace(-1, 1, len(theta), dtype=theta.dtype).to(theta.device)
+        rows = torch.stack([theta, moved])
         try:
             first = next(self.chunks("gradient"))
             if divisible(first) and self.policy != "batch":
                 first = cut(first, 0, min(leading(first), 2))
             with warnings.catch_warnings(), Meter(limit=self.budget.cap):
                 warnings.simplefilter("error")  # torch warns where vmap would be a slow loop
-                means, _, slopes = self._vmapped(theta.expand(1, -1), first, True)
+                means, _, slopes = self._vmapped(rows, first, True)
                 with torch.no_grad():  # without a graph torch may take another kernel
-                    losses, _, _ = self._vmapped(theta.expand(1, -1), first, False)
+                    losses, _, _ = self._vmapped(rows, first, False)
         except (RuntimeError, ValueError, TypeError, UserWarning, OverLimit):
             return False
-        mean, _, parts = self.slopes(as_leaves(spec.views(theta)), first)
-        slope = torch.cat([part.reshape(-1) for part in parts])
         tolerance = 1e4 * torch.finfo(theta.dtype).eps
-        scale = tolerance * float(slope.abs().max())
-        same = torch.allclose(slopes[0], slope, rtol=tolerance, atol=scale, equal_nan=True)
-        return same and all(
-            torch.allclose(found[0], mean, rtol=tolerance, equal_nan=True)
-            for found in (means, losses)
-        )
+        for i, row in enumerate(rows):
+            mean, _, parts = self.slopes(as_leaves(spec.views(row)), first)
+            slope = torch.cat([part.reshape(-1) for part in parts])
+            scale = tolerance * float(slope.abs().max())
+            close = [
+                torch.allclose(slopes[i], slope, rtol=tolerance, atol=scale, equal_nan=True),
+                torch.allclose(means[i], mean, rtol=tolerance, equal_nan=True),
+                torch.allclose(losses[i], mean, rtol=tolerance, equal_nan=True),
+            ]
+            if not all(close):
+                return False
+        return True
 
 
 def as_leaves(views: Mapping[str, Tensor]) -> dict[str, Tensor]:

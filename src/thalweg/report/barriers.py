@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 
 from thalweg.estimate import Bound, Estimate
 from thalweg.report.names import NONE, labels, pair, plain
@@ -60,7 +61,7 @@ def _definition(found: PathRecord, name: str) -> list[Cell]:
 
 
 def between(bound: Bound) -> str:
-    """Return a bracket in few characters, to four digits.
+    """Return a bracket in few characters, to four digits, certified ends rounded outward.
 
     Example:
         >>> between(Bound(0.07718, 0.0773, "certified", "estimated"))
@@ -70,13 +71,21 @@ def between(bound: Bound) -> str:
     """
     if math.isnan(bound.lower) or math.isnan(bound.upper):
         return "not a number"
-    low, high = f"{bound.lower:.4g}", f"{bound.upper:.4g}"
+    low = _four(bound.lower, bound.lower_kind, ROUND_FLOOR)
+    high = _four(bound.upper, bound.upper_kind, ROUND_CEILING)
     ends = low if low == high else f"{low} to {high}"
     if (bound.lower_kind, bound.upper_kind) == ("certified", "estimated"):
         return ends
     if bound.lower_kind == bound.upper_kind:
         return f"{ends} ({bound.upper_kind})"
     return f"{low} ({bound.lower_kind}) to {high} ({bound.upper_kind})"
+
+
+def _four(end: float, kind: str, away: str) -> str:
+    """Write an end to four digits; a certified one is never rounded to where it does not hold."""
+    if kind == "certified" and math.isfinite(end):
+        end = float(Context(prec=4, rounding=away).create_decimal(repr(float(end))))
+    return f"{end:.4g}"
 
 
 def outside(record: SurveyRecord) -> str:
@@ -116,7 +125,7 @@ def _series(each: AlongRecord | None) -> list[Cell]:
     return [
         (f"{first[0]} and {last[0]}", max(each.first.value, each.last.value)),
         _estimate(each.worst),
-        (f"{each.worst_time:.2g}", each.worst_time),
+        (f"{each.worst_time:.3g}", each.worst_time),
     ]
 
 

@@ -8,7 +8,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from thalweg.landscape.replacing import replacing
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+PATIENCE = 120.0
+"""Seconds that a browser may take; drawing takes two or three."""
 
 
 def photograph(page: str, file: str | Path, *, width: int = 1200, height: int = 800) -> None:
@@ -22,7 +26,8 @@ def photograph(page: str, file: str | Path, *, width: int = 1200, height: int = 
 
     Raises:
         ValueError: If `file` does not end in `.png`, or a side is below 1.
-        RuntimeError: If there is no Chromium or Chrome on this machine, or it wrote no picture.
+        RuntimeError: If there is no Chromium or Chrome on this machine, or it wrote no picture, or
+            the page's scripts never end.
 
     Example:
         >>> from thalweg.report import photograph
@@ -48,13 +53,21 @@ def photograph(page: str, file: str | Path, *, width: int = 1200, height: int = 
         command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
         command += [f"--user-data-dir={folder}/profile", "--virtual-time-budget=9000"]
         command += [f"--screenshot={shot}", f"--window-size={width},{height}", source.as_uri()]
-        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        try:
+            run = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=PATIENCE
+            )
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(
+                f"{browser} drew no picture in {PATIENCE:.0f} s; a script of the page may not end"
+            ) from None
         if run.returncode != 0 or not shot.exists():
             said = run.stderr.strip().splitlines()[-1:] or ["nothing"]
             raise RuntimeError(
                 f"{browser} wrote no picture (status {run.returncode}); it said: {said[0]}"
             )
-        shutil.copyfile(shot, target)
+        with replacing(target) as out:
+            out.write(shot.read_bytes())
 
 
 def save(drawn: Any, file: str | Path, *, width: int = 1100, height: int = 440) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -16,6 +17,8 @@ from thalweg.paths.gauge import chosen
 from thalweg.survey.records import AlongRecord, BalancedRecord, BarrierRecord
 
 __all__ = ["Worth", "check_gauge", "worth"]
+
+_Value = TypeVar("_Value")
 
 _METRIC = "accuracy"
 """The metric that is one less the error rate."""
@@ -65,23 +68,36 @@ def worth(
         places: Where error rate and held-out data are asked; 0 leaves both out, and the
             sampling error of the height.
     """
-    found, notes = Worth(path.length, _definitions(land, path, places)), []
+    notes: list[str] = []
+
+    def tried(what: str, measure: Callable[[], _Value], otherwise: _Value) -> _Value:
+        """Go without a measure that fails: the path that was paid for is kept."""
+        try:
+            return measure()
+        except Exception as error:
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            notes.append(f"{what}: {kind}{error}")
+            return otherwise
+
+    found = Worth(path.length, _definitions(land, path, 0))
+    if places:
+        more = tried("metrics", lambda: _definitions(land, path, places), found.definitions)
+        found = replace(found, definitions=more)
     if held_out is not None and places:
-        try:
-            found = replace(found, held_out=_outside(held_out, path, places))
-        except ValueError as error:
-            notes.append(f"on held-out data: {error}")
+        outside = tried(
+            "on held-out data", lambda: _outside(held_out, path, places), found.held_out
+        )
+        found = replace(found, held_out=outside)
     if gauge is not None:
-        try:
-            found = replace(found, balanced=_balanced(land, gauge, path))
-        except ValueError as error:
-            notes.append(f"in the gauge: {error}")
+        balanced = tried("in the gauge", lambda: _balanced(land, gauge, path), None)
+        found = replace(found, balanced=balanced)
     return replace(found, note="; ".join(notes))
 
 
 def _definitions(land: Landscape, path: Path, places: int) -> tuple[BarrierRecord, ...]:
     """Return the height by every definition that the landscape has what it takes for."""
-    scored = places and _METRIC in _metrics(land, path.points[0])
+    metrics = _metrics(land, path.points[0]) if places else {}
+    scored = _METRIC in metrics and _is_share(metrics[_METRIC])
     named = barrier_definitions(path, land if scored else None, samples=max(places, 2))
     return tuple(
         BarrierRecord(
@@ -93,6 +109,11 @@ def _definitions(land: Landscape, path: Path, places: int) -> tuple[BarrierRecor
         )
         for each in named
     )
+
+
+def _is_share(accuracy: Estimate) -> bool:
+    """Say whether a metric of that name is a share of the examples, and not per cent, say."""
+    return not (accuracy.value < 0 or accuracy.value > 1)
 
 
 def _sampled(land: Landscape, path: Path) -> Estimate | None:
@@ -114,7 +135,7 @@ def _outside(held_out: Landscape, path: Path, places: int) -> tuple[AlongRecord,
     times = torch.unique(torch.cat([steps, steps.new_tensor([path.top_time])])).tolist()
     found = along(held_out, path, times=times)
     series = {"loss": found.losses}
-    if _METRIC in found.metrics:
+    if _METRIC in found.metrics and all(map(_is_share, found.metrics[_METRIC])):
         series["error"] = tuple(map(_error, found.metrics[_METRIC]))
     return tuple(_record(name, found.times, values) for name, values in series.items())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import platform
 from collections.abc import Iterator, Mapping
@@ -9,11 +10,13 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import thalweg
 from thalweg.landscape import Landscape
+from thalweg.paths import Gauge
 
-__all__ = ["describe", "differences", "name_of", "software"]
+__all__ = ["describe", "describe_gauge", "differences", "name_of", "software"]
 
 _PACKAGES = ("torch", "numpy", "scipy")
 
@@ -30,19 +33,41 @@ def describe(land: Landscape, label: str | None = None) -> dict[str, Any]:
         land: The landscape; one pass over its data is spent.
         label: A name for it, of the caller's choice.
     """
-    generator = torch.Generator().manual_seed(0)
-    point = 0.05 * torch.randn(land.dim, generator=generator, dtype=torch.float64)
+    point = _point(land)
     result: dict[str, Any] = {
         "kind": type(land).__name__,
         "dim": land.dim,
         "dtype": str(land.dtype).removeprefix("torch."),
         "label": label,
-        "probe": float(land.loss(point.to(land.dtype).to(land.device))),
+        "probe": float(land.loss(point)),
     }
     provenance = getattr(land, "describe", None)
     if callable(provenance):
         result["describe"] = provenance()
     return result
+
+
+def describe_gauge(land: Landscape, gauge: Gauge | None) -> dict[str, Any]:
+    """Return a gauge's name, and one number of what it makes of the fixed point; both may be None.
+
+    The number tells gauges of one name apart. It is None where the gauge fails there, as one
+    may that was made for trained networks; it then fails again, and is reported, where it is used.
+    """
+    if gauge is None:
+        return {"gauge": None}
+    weights = _point(land, seed=1)
+    try:
+        probe = float(gauge(_point(land)).detach() @ weights)
+    except Exception:
+        return {"gauge": name_of(gauge), "gauge_at": {"probe": None}}
+    return {"gauge": name_of(gauge), "gauge_at": {"probe": probe}}
+
+
+def _point(land: Landscape, seed: int = 0) -> Tensor:
+    """Return a fixed point."""
+    generator = torch.Generator().manual_seed(seed)
+    point = 0.05 * torch.randn(land.dim, generator=generator, dtype=torch.float64)
+    return point.to(land.dtype).to(land.device)
 
 
 def name_of(function: object) -> str:
@@ -52,6 +77,8 @@ def name_of(function: object) -> str:
         >>> name_of(math.sqrt)
         'math.sqrt'
     """
+    if isinstance(function, functools.partial):
+        return f"partial({name_of(function.func)})"
     named: Any = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}.{named.__qualname__}"
 
@@ -68,7 +95,8 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
         a, b = old.get(name), new.get(name)
         if name.rpartition(".")[2] == "probe":
             if not _close(a, b, 1e-3 if single else 1e-7):
-                phrases.append(f"loss at the probe point: {a!r} there, {b!r} here")
+                what = "gauge" if name.startswith("gauge") else "loss"
+                phrases.append(f"{what} at the probe point: {a!r} there, {b!r} here")
         elif a != b:
             phrases.append(f"{name}: {a!r} there, {b!r} here")
     return phrases

@@ -88,7 +88,8 @@ class Survey:
             held_out: The same network on data that the search never sees, for measures.
             gauge: ``gauge(theta) -> theta'``, the vector chosen among those that compute the
                 same: paths are then measured there too, because rescaling layers changes
-                lengths. Known by its name, which belongs to the survey.
+                lengths. Known by its name and by what it
+                makes of a fixed point, both of which belong to the survey.
             label: A name for the landscape, for one that cannot describe itself.
 
         Raises:
@@ -102,7 +103,7 @@ class Survey:
         here = {
             "landscape": identity.describe(landscape, label),
             "held_out": identity.describe(held_out) if held_out is not None else None,
-            "gauge": identity.name_of(gauge) if gauge is not None else None,
+            **identity.describe_gauge(landscape, gauge),
         }
         if store.exists(folder):
             stored = Store.open(folder)

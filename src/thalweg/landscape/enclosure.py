@@ -7,7 +7,7 @@ a chain of known layers with a known loss; see `NetworkEnclosure`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -221,16 +221,8 @@ class NetworkEnclosure:
         t0, t1 = np.asarray(t0, dtype=np.float64), np.asarray(t1, dtype=np.float64)
         if not ((t0 >= 0) & (t0 <= t1) & (t1 <= 1)).all():
             raise ValueError("sub-intervals must obey 0 <= t0 <= t1 <= 1")
-        sums = [np.zeros(len(t0)) for _ in range(4)]
-        sweep = self._sweep
-        sweep.ledger.add(passes=PASSES * sweep.share * len(t0))
-        with sweep.guard(), torch.no_grad():
-            for batch in sweep.batches():
-                for piece, part in self._pieces(batch, len(t0)):
-                    segment = self._segment(a, b, t0[part], t1[part])
-                    for total, new in zip(sums, self._over(piece, segment), strict=True):
-                        total[part] += new
-        return self._finish(a, b, t0, t1, sums)
+        self._sweep.ledger.add(passes=PASSES * self._sweep.share * len(t0))
+        return self._finish(a, b, t0, t1, self._summed(a, b, t0, t1, self._over, 4))
 
     def value_range(
         self, a: Float[Tensor, " dim"], b: Float[Tensor, " dim"], t: Array
@@ -251,16 +243,27 @@ class NetworkEnclosure:
         t = np.asarray(t, dtype=np.float64)
         if not ((t >= 0) & (t <= 1)).all():
             raise ValueError("places on a segment must obey 0 <= t <= 1")
-        sums = [np.zeros(len(t)) for _ in range(2)]
-        sweep = self._sweep
-        sweep.ledger.add(passes=PASSES_AT_POINT * sweep.share * len(t))
-        with sweep.guard(), torch.no_grad():
-            for batch in sweep.batches():
-                for piece, part in self._pieces(batch, len(t)):
-                    segment = self._segment(a, b, t[part], t[part])
-                    for total, new in zip(sums, self._at(piece, segment), strict=True):
+        self._sweep.ledger.add(passes=PASSES_AT_POINT * self._sweep.share * len(t))
+        return self._settled(a, b, t, self._summed(a, b, t, t, self._at, 2))
+
+    def _summed(
+        self,
+        a: Tensor,
+        b: Tensor,
+        t0: Array,
+        t1: Array,
+        parts: Callable[[Any, Segment], Iterator[Array]],
+        count: int,
+    ) -> list[Array]:
+        """Return the sums over all examples of the `count` parts of some of them, `(m,)` each."""
+        sums = [np.zeros(len(t0)) for _ in range(count)]
+        with self._sweep.guard(), torch.no_grad():
+            for batch in self._sweep.batches():
+                for piece, part in self._pieces(batch, len(t0)):
+                    segment = self._segment(a, b, t0[part], t1[part])
+                    for total, new in zip(sums, parts(piece, segment), strict=True):
                         total[part] += new
-        return self._settled(a, b, t, sums)
+        return sums
 
     def _pieces(self, batch: Any, intervals: int) -> Iterator[tuple[Any, slice]]:
         """Yield examples and sub-intervals that fit the memory cap together."""

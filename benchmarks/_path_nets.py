@@ -60,11 +60,15 @@ def _relu() -> ModelLandscape:
     return _on_digits(mlp((64, 16, 16, 10), activation="relu", seed=0), image=False)
 
 
+def _transformer() -> ModelLandscape:
+    return _on_digits(transformer(16, 2, 1, length=8, features=8, seed=0), image=True)
+
+
 NETS = (
     Net("tanh MLP", digits_mlp),
     Net("ReLU MLP", _relu),
     Net("LSTM", lambda: _on_digits(lstm(12, features=8, seed=0), image=True), 300),
     Net("BatchNorm ResNet", digits_resnet, 300, (200,)),
     Net("CNN", fashion_cnn, 300, (200,)),
-    Net("transformer", lambda: _on_digits(transformer(seed=0), image=True), 200, (200,)),
+    Net("transformer", _transformer, 200, (200,)),
 )

@@ -17,6 +17,7 @@ from searches import Experiment
 from torch import Tensor
 
 from thalweg.landscape import FunctionLandscape
+from thalweg.landscape.replacing import replacing
 
 WIDTH = 4
 POINTS = 64
@@ -180,8 +181,8 @@ def experiment(name: str, seeds: int, out: Path, *, quick: bool = False) -> Expe
     else:
         trained = ends(task, seeds, 2_000 if quick else 60_000)
         file.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(trained, file.with_suffix(".part"))
-        file.with_suffix(".part").replace(file)
+        with replacing(file) as kept:
+            torch.save(trained, kept)
     return Experiment(
         name,
         lambda: Regression(task),

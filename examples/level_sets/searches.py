@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from thalweg.landscape import Landscape
+from thalweg.landscape.replacing import replacing
 from thalweg.paths.beads import BeadString, dynamic_string, dynamic_strings
 from thalweg.paths.shorten import shorten
 
@@ -51,9 +51,8 @@ class Experiment:
 def write(file: Path, content: dict[str, Any]) -> None:
     """Write a file in one move."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(content) + "\n", "utf-8")
-    os.replace(part, file)
+    with replacing(file) as out:
+        out.write((json.dumps(content) + "\n").encode())
 
 
 def length(points: Tensor, coordinates: slice | None) -> float:

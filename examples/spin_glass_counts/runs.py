@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from thalweg.landscape.replacing import replacing
 from thalweg.theory.spin_glass.enumeration import enumerate_samples
 from thalweg.theory.spin_glass.homotopy import class_count
 from thalweg.theory.spin_glass.model import SphericalPSpin
@@ -35,9 +35,8 @@ def glass_seed(n: int, p: int, sample: int) -> int:
 def write(file: Path, content: Any) -> None:
     """Write a file in one move."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(content) + "\n", "utf-8")
-    os.replace(part, file)
+    with replacing(file) as out:
+        out.write((json.dumps(content) + "\n").encode())
 
 
 def run_batch(n: int, p: int, samples: range) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ A unit whose file is there is not run again, so that a killed campaign goes on w
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from thalweg.landscape.replacing import replacing
 
 THRESHOLD = 1e-3  # eigenvalues of smaller magnitude count as zero, as published
 
@@ -95,9 +96,8 @@ class Unit:
 def write(file: Path, content: dict[str, Any]) -> None:
     """Write a file in one move."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(content) + "\n", "utf-8")
-    os.replace(part, file)
+    with replacing(file) as out:
+        out.write((json.dumps(content) + "\n").encode())
 
 
 def do(unit: Unit) -> str:

@@ -7,7 +7,6 @@ own order of the images, both drawn from its own number.
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from scipy.linalg import eigvalsh_tridiagonal, ldl
 from torch import Tensor
 
 from thalweg.landscape import ModelLandscape
+from thalweg.landscape.replacing import replacing
 from thalweg.zoo import ImageData, mlp
 
 CLASSES = 10
@@ -124,9 +124,8 @@ def train(
 def keep(content: Any, file: Path) -> None:
     """Save tensors in one move."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    torch.save(content, part)
-    os.replace(part, file)
+    with replacing(file) as out:
+        torch.save(content, out)
 
 
 def matrices(theta: Tensor, inputs: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

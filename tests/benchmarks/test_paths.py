@@ -36,6 +36,14 @@ def _two(land, pair):
     return tuple(land.start(torch.Generator().manual_seed(2 * pair + i)) for i in (0, 1))
 
 
+def test_every_network_of_the_benchmark_has_a_loss(scripts):
+    for net in scripts("benchmarks")("paths").NETS:
+        land = net.landscape(False)
+        theta = land.start(torch.Generator().manual_seed(0))
+        assert torch.isfinite(land.loss(theta)), net.name
+        assert land.examples == net.examples
+
+
 @pytest.mark.parametrize("kind", ["bezier", "chain"])
 def test_garipovs_schedule_spends_its_budget_of_full_data_gradients(paths, kind):
     from _path_peers import GARIPOV_BATCH, run_garipov

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from thalweg.landscape import FunctionLandscape, ModelLandscape
 from thalweg.landscape.minibatches import Minibatches
-from thalweg.paths import bead_training, line, measure
+from thalweg.paths import bead_search, bead_training, line, measure
 from thalweg.paths.bead_search import BeadSearch, Rule
 from thalweg.paths.bead_training import How
 from thalweg.paths.beads import BeadString, dynamic_string, dynamic_strings
@@ -109,6 +109,28 @@ def test_the_original_acceptance_is_looser() -> None:
     assert level < loose.path.maximum.lower <= 1.1 * level
     assert strict.path.maximum.upper <= level
     assert loose.beads < strict.beads
+
+
+def test_a_segment_that_fails_is_looked_at_until_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same string as with all points looked at, for fewer losses; the top needs them all."""
+    level = 0.1
+    options: dict[str, Any] = {
+        "acceptance": 1.1, "check_points": 100, "alpha": 0.999, "initial_beads": 1,
+        "shorten": False, "seed": 0,
+    }  # fmt: skip
+    strings = {}
+    for strides in [bead_search._STRIDES, (1,)]:
+        monkeypatch.setattr(bead_search, "_STRIDES", strides)
+        for insert in ("middle", "top"):
+            strings[strides, insert] = dynamic_string(
+                ring(), *across(), level, insert=insert, **options
+            )
+    for insert, fewer in [("middle", True), ("top", False)]:
+        one, all_of_them = (found for (_, kind), found in strings.items() if kind == insert)
+        assert torch.equal(one.path.points, all_of_them.path.points)
+        assert one.connected.reason == all_of_them.connected.reason
+        assert (one.cost.losses < all_of_them.cost.losses) is fewer
+        assert one.cost.gradients == all_of_them.cost.gradients
 
 
 def test_a_check_of_few_points_misses_what_the_bracket_sees() -> None:

@@ -22,6 +22,7 @@ from thalweg.paths.segments import check_segment, segment_from, segment_state, s
 __all__ = ["BeadSearch", "How", "Link", "Rule", "together", "train"]
 
 _ERRORS = 20  # parts of a segment, where a threshold cannot be bracketed
+_STRIDES = (16, 4, 1)  # points of a segment are looked at in this order, coarse first
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,13 +88,31 @@ class Rule:
             )
             high, place = path.maximum.lower, path.top_time
             return Link(path.maximum.upper <= self.ceiling, high, self._inside(place), path)
-        times = torch.arange(1, parts, dtype=torch.float64, device=left.device) / parts
-        inner = torch.lerp(left, right, times.to(left.dtype)[:, None])
-        values = torch.tensor([ends[0], *self.values(inner), ends[1]], dtype=torch.float64)
+        values = torch.tensor(self._looked(left, right, ends, parts), dtype=torch.float64)
         high = float(values.max())  # NaN if there is one
         highest = torch.nonzero(values.isnan() if math.isnan(high) else values == high).flatten()
         top = int(highest[len(highest) // 2])  # the middle of a plateau
         return Link(high <= self.ceiling, high, self._inside(top / parts))
+
+    def _looked(
+        self, left: Tensor, right: Tensor, ends: tuple[float, float], parts: int
+    ) -> list[float]:
+        """Return values at all points of a segment that were looked at; -inf where none was.
+
+        Where the highest point is not asked for, none is looked at once one lies too high.
+        """
+        seen = [ends[0], *[-math.inf] * (parts - 1), ends[1]]
+        for stride in _STRIDES if self.insert == "middle" else (1,):
+            new = [i for i in range(stride, parts, stride) if seen[i] == -math.inf]
+            if not new:
+                continue
+            times = torch.tensor(new, dtype=torch.float64, device=left.device) / parts
+            inner = torch.lerp(left, right, times.to(left.dtype)[:, None])
+            for i, value in zip(new, self.values(inner), strict=True):
+                seen[i] = value
+            if self.insert == "middle" and not all(seen[i] <= self.ceiling for i in new):
+                break
+        return seen
 
     def _inside(self, place: float) -> float:
         """Return where the new bead goes: never upon one that is there already."""

@@ -490,7 +490,7 @@ def success_rate(
         0.90 in [0.68, 0.99] (95 %)
     """
     _check_level(level)
-    if trials < 1 or not 0 <= successes <= trials:
+    if successes % 1 or trials % 1 or trials < 1 or not 0 <= successes <= trials:
         raise ValueError(f"{successes} of {trials} trials cannot have succeeded")
     lost, tail, value = trials - successes, (1 - level) / 2, successes / trials
     low = float(betaincinv(successes, lost + 1, tail)) if successes else 0.0

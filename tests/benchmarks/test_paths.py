@@ -36,7 +36,7 @@ def _two(land, pair):
     return tuple(land.start(torch.Generator().manual_seed(2 * pair + i)) for i in (0, 1))
 
 
-def test_every_network_of_the_benchmark_has_a_loss(scripts):
+def test_every_network_of_the_benchmark_has_a_loss(scripts, fashion_mnist_folder):
     for net in scripts("benchmarks")("paths").NETS:
         land = net.landscape(False)
         theta = land.start(torch.Generator().manual_seed(0))

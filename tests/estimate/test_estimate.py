@@ -263,8 +263,11 @@ def test_success_rates_are_those_of_scipy(trials: int, level: float) -> None:
         assert math.isnan(rate.stderr) == (successes in (0, trials))
 
 
-@pytest.mark.parametrize(("successes", "trials"), [(0, 0), (-1, 4), (5, 4)])
-def test_success_rates_that_cannot_be(successes: int, trials: int) -> None:
+@pytest.mark.parametrize(
+    ("successes", "trials"),
+    [(0, 0), (-1, 4), (5, 4), (1.5, 4), (1, 2.5), (math.inf, math.inf), (math.nan, 4)],
+)
+def test_success_rates_that_cannot_be(unchecked: None, successes: int, trials: int) -> None:
     with pytest.raises(ValueError, match=f"{successes} of {trials} trials cannot have succeeded"):
         success_rate(successes, trials)
     with pytest.raises(ValueError, match="level must lie strictly between 0 and 1, not 0"):

@@ -72,6 +72,15 @@ def test_several_basins_are_never_proved_by_a_path(make):
     assert [p.low for p in passes(record)] == [True, False]
 
 
+def test_barriers_that_all_stand_above_the_sampling_error(make):
+    """No double negative: 'None of the 2 barriers are no larger than' was said before."""
+    minima = [make.minimum(f"m{k}") for k in range(3)]
+    two = [make.path("m0", "m1", 0.5), make.path("m1", "m2", 0.5)]
+    one, several = (answers(make.survey(minima[: len(p) + 1], p)) for p in (two[:1], two))
+    assert "The 1 barrier is larger than the sampling error of the loss" in one.passes
+    assert "All 2 barriers are larger than the sampling error of the loss" in several.passes
+
+
 def test_several_basins_with_a_certificate(make):
     said = answers(pair(make, 0.5, lower=0.3))
     assert said.basins.startswith("Several basins: 2 groups of minima are parted by passes above")

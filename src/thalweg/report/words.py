@@ -249,12 +249,8 @@ def _passes(record: SurveyRecord, found: Sequence[Pass]) -> str:
     known = [p.noise for p in found if p.noise is not None]
     low = sum(p.low for p in found)
     if known:
-        share = "None" if not low else "All" if low == len(found) else f"{low}"
-        verb = "is" if low == 1 else "are"
-        text.append(
-            f"{share} of the {count(len(found), 'barrier')} {verb} no larger than the sampling "
-            f"error of the loss (± {span(known)}, 95 %)."
-        )
+        beside = _beside_noise(low, len(found))
+        text.append(f"{beside} the sampling error of the loss (± {span(known)}, 95 %).")
     else:
         text.append("The record holds no sampling error of the loss to compare them with.")
     lines = [path.line_maximum.upper for path in record.paths]
@@ -267,6 +263,14 @@ def _passes(record: SurveyRecord, found: Sequence[Pass]) -> str:
             "brackets on their heights overlap."
         )
     return " ".join(text)
+
+
+def _beside_noise(low: int, known: int) -> str:
+    barriers = count(known, "barrier")
+    if not low:
+        return f"The {barriers} is larger than" if known == 1 else f"All {barriers} are larger than"
+    share, verb = "All" if low == known else low, "is" if low == 1 else "are"
+    return f"{share} of the {barriers} {verb} no larger than"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from thalweg.paths.shorten import shorten
 
 LOOSE: dict[str, Any] = {"acceptance": 1.1, "check_points": 100, "insert": "middle"}
 STRICT: dict[str, Any] = {"acceptance": 1.0, "insert": "middle"}
+TOGETHER = 50  # strings side by side: what a killed run may lose
 SHORTENING = 20_000  # gradients for the shortening of one string on a small network
 ACCEPTANCES = {"loose": LOOSE, "strict": STRICT}
 
@@ -137,19 +138,20 @@ def strings(
                 checkpoint=file.with_suffix(".state"), **options,
             )  # fmt: skip
         return
-    if not wanted:
-        return
-    stack = torch.stack([ends for _, _, ends, _ in wanted])
-    levels = [experiment.loss_of(level) for level, _, _, _ in wanted]
-    seeds = [seed for _, seed, _, _ in wanted]
-    found = dynamic_strings(
-        land, stack[:, 0], stack[:, 1], levels, seeds=seeds, shorten=False, progress=told, **options
-    )
-    for string, level, seed in zip(found, levels, seeds, strict=True):
-        if strict and string.connected.yes:
-            short = shorten(land, string.path, level, max_gradients=SHORTENING, seed=seed)
-            string = replace(string, shortened=short)
-        yield string
+    for start in range(0, len(wanted), TOGETHER):
+        group = wanted[start : start + TOGETHER]
+        stack = torch.stack([ends for _, _, ends, _ in group])
+        levels = [experiment.loss_of(level) for level, _, _, _ in group]
+        seeds = [seed for _, seed, _, _ in group]
+        found = dynamic_strings(
+            land, stack[:, 0], stack[:, 1], levels, seeds=seeds, shorten=False, progress=told,
+            **options,
+        )  # fmt: skip
+        for string, level, seed in zip(found, levels, seeds, strict=True):
+            if strict and string.connected.yes:
+                short = shorten(land, string.path, level, max_gradients=SHORTENING, seed=seed)
+                string = replace(string, shortened=short)
+            yield string
 
 
 def read(folder: Path, name: str, acceptance: str) -> list[dict[str, Any]]:

@@ -33,6 +33,10 @@ def main(arguments: list[str] | None = None) -> None:
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--loose", dest="kinds", action="store_const", const=["loose"])
     kind.add_argument("--strict", dest="kinds", action="store_const", const=["strict"])
+    kind.add_argument(
+        "--ours", dest="kinds", action="store_const", const=["ours"],
+        help="below the level itself, with the options of dynamic_string as they come",
+    )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="a toy size, in a folder of its own")
     parser.add_argument("--data", type=Path, help="a folder in the format of MNIST, for cnn")
     parser.add_argument("--table", action="store_true", help="print tables; search nothing")

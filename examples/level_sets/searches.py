@@ -19,9 +19,10 @@ from thalweg.paths.shorten import shorten
 
 LOOSE: dict[str, Any] = {"acceptance": 1.1, "check_points": 100, "insert": "middle"}
 STRICT: dict[str, Any] = {"acceptance": 1.0, "insert": "middle"}
+OURS: dict[str, Any] = {"acceptance": 1.0, "insert": "top", "initial_beads": 0, "lr": None}
 TOGETHER = 50  # strings side by side: what a killed run may lose
 SHORTENING = 20_000  # gradients for the shortening of one string on a small network
-ACCEPTANCES = {"loose": LOOSE, "strict": STRICT}
+ACCEPTANCES = {"loose": LOOSE, "strict": STRICT, "ours": OURS}
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +83,7 @@ def row_of(
         "maximum": string.path.maximum.to_json(),
         "training": string.training,
         "cost": string.cost.to_json(),
+        "shortening": None if short is None else short.cost.to_json(),
     }
 
 
@@ -129,8 +131,8 @@ def strings(
     acceptance: str,
 ) -> Iterator[BeadString]:
     """Join every pair of ends below its level; strict strings are shortened too."""
-    strict = acceptance == "strict"
-    options = ACCEPTANCES[acceptance] | experiment.options | {"initial_beads": 1}
+    strict = acceptance != "loose"
+    options = {"initial_beads": 1} | experiment.options | ACCEPTANCES[acceptance]
     if not experiment.side_by_side:
         for level, seed, ends, file in wanted:
             yield dynamic_string(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,50 @@ def table(out: Path, name: str) -> str:
         cells.append(_joined(strict, level))
         cells += [_cell(column(strict, level, key)) for key in ("raw", "shortened", "beads")]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *_laws({"loose": loose, "strict": strict})])
+    return "\n".join([*lines, "", *_laws({"loose": loose, "strict": strict}), *steps(out, name)])
+
+
+def steps(out: Path, name: str) -> list[str]:
+    """Return a table of what `dynamic_string` as it comes takes, pair by pair, beside the others.
+
+    Gradients of a loose search leave out the losses of its checks; those of the others hold the
+    gradients of their brackets.
+    """
+    ours = {(r["level"], r["seed"]): r for r in searches.read(out, name, "ours")}
+    theirs = {
+        kind: {(r["level"], r["seed"]): r for r in searches.read(out, name, kind)}
+        for kind in ("loose", "strict")
+    }
+    if not ours:
+        return []
+    head = "| level | joined ours | length | shortened | beads | gradients | / loose | / strict |"
+    lines = [head, "|" + "---|" * (head.count("|") - 1)]
+    for level in sorted({level for level, _ in ours}):
+        rows = [row for (x, _), row in ours.items() if x == level]
+        cells = [f"{level:g}", _joined(rows, level)]
+        cells += [_cell(column(rows, level, key)) for key in ("raw", "shortened", "beads")]
+        spent = [_gradients(row) for row in rows if row["answer"] == "yes"]
+        cells.append(f"{statistics.median(spent):.0f}" if spent else "-")
+        for others in theirs.values():
+            both = [(row, others.get((level, row["seed"]))) for row in rows]
+            ratios = [
+                _gradients(one) / _gradients(other)
+                for one, other in both
+                if other is not None and one["answer"] == other["answer"] == "yes"
+            ]
+            cells.append(_range(ratios))
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _gradients(row: dict[str, Any]) -> float:
+    return float(row["cost"]["gradients"])
+
+
+def _range(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
 def _joined(rows: Sequence[dict[str, Any]], level: float) -> str:

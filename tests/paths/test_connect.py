@@ -11,9 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from thalweg import zoo
 from thalweg.landscape import FunctionLandscape
 from thalweg.landscape.separators import Separator
 from thalweg.paths import Path, connect, is_connected, line, measure
+from thalweg.paths.boxes import Region
+from thalweg.paths.intervals import NotEnclosableError
 
 Make = Callable[..., Any]  # a closed form by its parameters, from conftest
 
@@ -285,6 +288,37 @@ def test_a_separating_set_is_the_barriers_floor() -> None:
         connect(well, A, B, separators=[false], seed=0)
 
 
+def test_boxes_are_the_barriers_floor_where_they_are_asked_for(unchecked: None) -> None:
+    """Müller-Brown's lower pass: found from above, and proven from below."""
+    surface = zoo.muller_brown()
+    a, b = (torch.tensor(m.theta, dtype=torch.float64) for m in surface.minima[:2])
+    path = connect(surface, a, b, region="auto", seed=0)
+    exact = -40.66484351 - max(float(surface.loss(a)), float(surface.loss(b)))
+    assert path.barrier.lower_kind == "certified"
+    assert exact * (1 - 1e-2) < path.barrier.lower <= exact <= path.barrier.upper < exact * 1.001
+    assert connect(surface, a, b, method="line", seed=0).barrier.lower == 0.0
+    assert "every path reaches" in str(path.floor)
+    wall = Separator("x0 = 0", lambda x: x[0], 1.0, "exact", "L = 1 + x1^2 there")
+    well = FunctionLandscape(lambda x: (x[0] ** 2 - 1) ** 2 + x[1] ** 2, 2)
+    place = Region((-2.0, -2.0), (2.0, 2.0))
+    both = connect(well, A, B, separators=[wall], region=place, method="line")
+    assert both.barrier.lower == 1.0  # the higher of the two: boxes come near it
+    assert both.barrier.lower_kind == "exact"
+    four = FunctionLandscape(lambda x: (x**2).sum(), 4)
+    ends = torch.eye(4, dtype=torch.float64)[:2]
+    with pytest.raises(ValueError, match="boxes work in at most 3 dimensions"):
+        connect(four, *ends, region="auto", method="line")
+    odd = FunctionLandscape(lambda x: torch.lgamma(x + 3).sum(), 2)
+    with pytest.raises(NotEnclosableError):
+        connect(odd, A, B, region="auto", method="line")
+
+
+@pytest.mark.parametrize("method", ["line", "string"])
+def test_minibatches_where_all_the_data_are_taken_are_refused(method: Any) -> None:
+    with pytest.raises(ValueError, match=f"the {method} takes all the data: leave batch_size=7"):
+        connect(RING, A, B, method=method, batch_size=7)
+
+
 def test_a_gauge_adds_the_search_between_the_chosen_ends() -> None:
     net = FunctionLandscape(lambda x: (x[0] * x[1] - 1) ** 2, dim=2)
     ends = torch.tensor([[4.0, 0.25], [0.6, 2.0]], dtype=torch.float64)
@@ -292,6 +326,10 @@ def test_a_gauge_adds_the_search_between_the_chosen_ends() -> None:
     assert path.balanced is not None
     assert path.height.lower > 2 > 1e-3 > path.balanced.height.upper
     assert path.balanced.length < path.length
+    assert "between the ends in a gauge: height between" in str(path)
+    assert path.to_json()["balanced"] == path.balanced.to_json()
+    assert path.balanced.to_json()["balanced"] is None
+    assert "gauge" not in str(path.balanced)
 
 
 @pytest.mark.parametrize("level", [-0.2, 0.0])

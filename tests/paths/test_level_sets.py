@@ -262,6 +262,13 @@ def test_the_example_runs_goes_on_and_draws(tmp_path: Path) -> None:
     assert (tmp_path / "drawn.html").stat().st_size > 10_000
     rows = [json.loads(file.read_text()) for file in tmp_path.glob("quick/quadratic/*/*.json")]
     assert len(rows) == 12
+    assert "gradients | / loose" not in call("--table")
+    ours = call("--ours")
+    assert "6 searches done" in ours
+    table = ours[ours.index("| joined ours |") :].splitlines()
+    cells = [cell.strip() for cell in table[-1].strip("|").split("|")]
+    assert cells[:2] == ["0.125", "1 of 1"]
+    assert 0 < float(cells[6].split()[0]) < 0.5  # of the gradients of the published way
     strict = [row for row in rows if row["acceptance"] == "strict" and row["answer"] == "yes"]
     assert len(strict) == 3
     for row in strict:

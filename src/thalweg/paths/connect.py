@@ -18,10 +18,11 @@ from thalweg.landscape.seeding import Seed, make_generator
 from thalweg.landscape.separators import Separator
 from thalweg.paths.band import band
 from thalweg.paths.beads import dynamic_string
+from thalweg.paths.boxes import Region, box_floor
 from thalweg.paths.curve import curve
 from thalweg.paths.gauge import Gauge, chosen
 from thalweg.paths.line import line
-from thalweg.paths.path import Path, check_ends
+from thalweg.paths.path import Floor, Path, check_ends
 from thalweg.paths.resume import Progress
 from thalweg.paths.separation import floor_between, reconciled
 from thalweg.paths.string import string
@@ -193,6 +194,8 @@ def connect(
     start: Path | None = None,
     level: float | None = None,
     separators: Sequence[Separator] = (),
+    region: Region | Literal["auto"] | None = None,
+    max_boxes: int = 4000,
     tolerance: float | None = None,
     images: int = 13,
     max_gradients: int = 2500,
@@ -240,6 +243,10 @@ def connect(
         separators: Sets that may separate the ends; what is known of the loss on them, and
             on those that the landscape knows itself, is a lower bound of the barrier
             (`floor_between`).
+        region: Where branch and bound in boxes is to prove a lower bound of the barrier, in up
+            to three dimensions (`box_floor`); ``"auto"`` is a box around both ends, five times
+            as wide. None looks for no such proof.
+        max_boxes: Most boxes of that proof.
         tolerance: A difference in loss that does not matter; by default 1e-3 of the range
             of the losses along the line, or along `start`.
         images: Points of the string.
@@ -247,7 +254,7 @@ def connect(
             over all the data; on a minibatch one counts as its share. Brackets come on top.
         max_samples: Largest number of evaluations for the bracket.
         batch_size: Examples in a minibatch of the band, the curve and the beads; None takes
-            all the data. ``"auto"`` takes a thirty-second of the examples, but 64 to 256 of
+            all the data, as the line and the string always do. ``"auto"`` takes a thirty-second of the examples, but 64 to 256 of
             them, where there are at least 128. Networks with BatchNorm take as many: larger
             minibatches, though their statistics are less noisy, came out higher. What helped
             is fewer times on the curve at each minibatch and so more steps: 2 for them, 4
@@ -265,8 +272,10 @@ def connect(
         TypeError: If an end is no tensor of the landscape's dtype.
         ValueError: If an end has the wrong shape or holds NaN, both coincide, `method`
             is unknown, `start` joins other ends, beads are asked for without a level, `level`
-            or `tolerance` is no number, or a separating set is crossed below the loss that it
-            claims.
+            or `tolerance` is no number, a separating set is crossed below the loss that it
+            claims, minibatches are asked of the line or the string, or boxes in more than three
+            dimensions.
+        NotEnclosableError: If boxes are asked for and the loss has no interval form.
         ContradictionError: If the path stays below a proven floor, even when it is measured
             with more samples.
 
@@ -286,6 +295,11 @@ def connect(
         raise ValueError("beads are put below a level: give level=, a loss above both ends'")
     if max_gradients < 1:
         raise ValueError(f"max_gradients must be at least 1, got {max_gradients}")
+    if method in ("line", "string") and isinstance(batch_size, int):
+        raise ValueError(
+            f"the {method} takes all the data: leave batch_size={batch_size} out, or choose band, "
+            "curve, chain or beads"
+        )
     _check_numbers(level, tolerance)
     a, b = check_ends(land, a, b)
     _, number = make_generator(seed)
@@ -313,7 +327,7 @@ def connect(
         progress=progress,
     )
     before = land.cost
-    floor = floor_between(land, a, b, separators)
+    floor = _floor(land, a, b, separators, region, max_boxes)
     spent = found.cost + aligning
     found = reconciled(land, found, floor)
     found = replace(found, floor=floor, cost=spent + (land.cost - before))
@@ -326,6 +340,8 @@ def connect(
         method=method,
         level=level,
         separators=separators,
+        region=None if region is None else "auto",
+        max_boxes=max_boxes,
         tolerance=tolerance,
         images=images,
         max_gradients=max_gradients,
@@ -336,6 +352,25 @@ def connect(
         progress=progress,
     )
     return replace(found, balanced=balanced)
+
+
+def _floor(
+    land: Landscape,
+    a: Tensor,
+    b: Tensor,
+    separators: Sequence[Separator],
+    region: Region | Literal["auto"] | None,
+    max_boxes: int,
+) -> Floor | None:
+    """Return the best that separating sets and, where they are asked for, boxes prove."""
+    known = floor_between(land, a, b, separators)
+    if region is None:
+        return known
+    where = None if region == "auto" else region
+    walled = box_floor(land, a, b, region=where, max_boxes=max_boxes).floor
+    if known is None:
+        return walled
+    return max(known, walled, key=lambda one: (one.kind != "estimated", one.loss))
 
 
 def _check_numbers(level: float | None, tolerance: float | None) -> None:

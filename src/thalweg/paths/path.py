@@ -60,9 +60,9 @@ class Path:
         cost: What the search and the measurement took.
         floor: What every path between the ends is known to reach, as an absolute loss; None
             where nothing better is known than the ends themselves.
-        balanced: The same path with every corner moved into a gauge of its own (`in_gauge`),
-            because a mere rescaling of one end changes heights and lengths; None where no
-            gauge was given.
+        balanced: The path that the same search finds between the ends as a gauge chooses
+            them, because a mere rescaling of one end changes heights and lengths; None where
+            no gauge was given. (`in_gauge` moves the corners of this path instead.)
     """
 
     points: Float[Tensor, "points dim"]
@@ -188,7 +188,17 @@ class Path:
             f"  maximum {self.maximum}, highest at t = {self.top_time:.4g}\n"
             f"  barrier {self.barrier}\n"
             f"  {state}: {self.note}\n"
-            f"  {self.cost}"
+            f"  {self.cost}{self._in_gauge}"
+        )
+
+    @property
+    def _in_gauge(self) -> str:
+        if self.balanced is None:
+            return ""
+        other = self.balanced
+        return (
+            f"\n  between the ends in a gauge: height {other.height} above {other.base:.8g}, "
+            f"{other.normalised_length:.4g} times the straight distance"
         )
 
     def __rich__(self) -> str:
@@ -219,6 +229,7 @@ class Path:
             "maximum": self.maximum.to_json(),
             "height": self.height.to_json(),
             "barrier": self.barrier.to_json(),
+            "balanced": None if self.balanced is None else self.balanced.to_json(),
             "cost": self.cost.to_json(),
         }
 

@@ -137,7 +137,7 @@ def test_the_page_stacks_the_tables_where_it_is_narrow(make, measured):
     path = make.path("m0", "m1", 0.2, **measured)
     record = survey(make, [path])
     page = render(record)
-    assert page.count('<table class="sortable stacked">') == 2
+    assert page.count('<table class="sortable stacked">') == 3  # persistence too
     assert 'data-name="above the chord"' in page
     assert ".stacked td::before { content: attr(data-name)" in page
     assert "path found, on held-out data" in page

@@ -105,7 +105,7 @@ def test_text_from_the_record_is_never_markup(make):
 def test_every_figure_is_valid_plotly(make):
     drawn = figures(render(make.realistic()))
     assert set(drawn) == {
-        *("tree", "spectra", "curvature", "density", "laws", "layers", "levels-0"),
+        *("tree", "persistence", "spectra", "curvature", "density", "laws", "layers", "levels-0"),
         *(f"path-{k}" for k in range(7)),
     }
     for spec in drawn.values():

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from thalweg.estimate import Bound
 from thalweg.landscape import FunctionLandscape
 from thalweg.optim import minimise
 from thalweg.survey import Survey
+from thalweg.survey.trees import divides, trees
+from thalweg.zoo import venturi_valley
 
 sys.path.insert(0, str(Path(__file__).parent))
 import surfaces
@@ -71,3 +74,37 @@ def test_a_level_set_without_a_climb_is_said_to_be_one(tmp_path: Path) -> None:
         assert levels.rows == ()
         page = survey.report(tmp_path / "a.html").read_text("utf-8")
     assert "the straight line climbs nowhere" in page
+
+
+def test_a_wall_that_the_landscape_knows_raises_the_certified_tree(tmp_path: Path) -> None:
+    """Venturi et al.'s valleys at losses 2 and 1/2: every path between them climbs to 5/2."""
+    land = venturi_valley()
+    with Survey.open(tmp_path / "v", land, CONFIG, label="valley") as survey:
+        a, b = (survey.add(end) for end in land.ends())
+        assert survey.run(minima=0, progress=False).complete
+    with Survey.read(tmp_path / "v") as survey:  # the proof is kept, the landscape is not
+        record = survey.record()
+    (divide,) = record.certified.divides
+    assert (divide.a, divide.b, divide.height, divide.kind) == (a, b, 2.5, "exact")
+    assert divide.reason == "it crosses u = 0, where the network is 0"
+    assert record.certified.height_of_merge(a, b) == Bound(2.5, float("inf"), "exact", "exact")
+
+    def certified(top: float, **rest: object) -> object:
+        (path,) = record.paths
+        height = Bound(2.2, top, "estimated", "certified")
+        return trees(record.minima, [dataclasses.replace(path, maximum=height, **rest)], 0)[2]
+
+    (merge,) = certified(2.75).tree.merges
+    assert (merge.height.lower, merge.height.upper) == (2.5, 2.75)
+    assert "1 of 1 merges are proven" in str(certified(2.75))
+    (merge,) = certified(2.5 - 1e-7).tree.merges  # the same height, in single precision
+    assert merge.height.lower == merge.height.upper == 2.5 - 1e-7
+    with pytest.raises(ValueError, match=r"2\.5 contradicts a certified pass at 2\.25"):
+        certified(2.25)
+    guess = Bound(0.5, 0.75, "estimated", "certified")
+    assert certified(2.75, barrier=guess).height_of_merge(a, b).lower == 2.0
+    assert divides([dataclasses.replace(record.paths[0], barrier=guess)]) == []
+    again = dataclasses.replace(
+        record.paths[0], repeat=1, barrier=Bound(0.25, 0.75, "certified", "certified")
+    )
+    assert [each.height for each in divides([again, *record.paths, again])] == [2.5]

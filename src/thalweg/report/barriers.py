@@ -10,7 +10,7 @@ from thalweg.report.names import NONE, labels, pair, plain
 from thalweg.report.tables import Cell, table
 from thalweg.survey.records import AlongRecord, PathRecord, SurveyRecord
 
-__all__ = ["between", "definitions", "lengths", "outside"]
+__all__ = ["between", "definitions", "digits", "lengths", "outside", "proven"]
 
 _COLUMNS = {
     "above_ends": "above the higher end",
@@ -71,8 +71,8 @@ def between(bound: Bound) -> str:
     """
     if math.isnan(bound.lower) or math.isnan(bound.upper):
         return "not a number"
-    low = _four(bound.lower, bound.lower_kind, ROUND_FLOOR)
-    high = _four(bound.upper, bound.upper_kind, ROUND_CEILING)
+    low = digits(bound.lower, bound.lower_kind, ROUND_FLOOR)
+    high = digits(bound.upper, bound.upper_kind, ROUND_CEILING)
     ends = low if low == high else f"{low} to {high}"
     if (bound.lower_kind, bound.upper_kind) == ("certified", "estimated"):
         return ends
@@ -81,8 +81,31 @@ def between(bound: Bound) -> str:
     return f"{low} ({bound.lower_kind}) to {high} ({bound.upper_kind})"
 
 
-def _four(end: float, kind: str, away: str) -> str:
-    """Write an end to four digits; a certified one is never rounded to where it does not hold."""
+def proven(bound: Bound) -> str:
+    """Return what is proven of a height; without an upper end, the least that it is.
+
+    Example:
+        >>> proven(Bound(0.123456, math.inf, "certified", "exact"))
+        'at least 0.1234 (certified)'
+    """
+    if bound.upper < math.inf:
+        return between(bound)
+    return f"at least {digits(bound.lower, bound.lower_kind, ROUND_FLOOR)} ({bound.lower_kind})"
+
+
+def digits(end: float, kind: str, away: str) -> str:
+    """Write an end to four digits; a certified one is never rounded to where it does not hold.
+
+    Args:
+        end: The end of a bracket.
+        kind: What it is worth.
+        away: Where a certified one is rounded: `ROUND_FLOOR` for a lower end, `ROUND_CEILING`
+            for an upper one.
+
+    Example:
+        >>> digits(0.123456, "certified", ROUND_CEILING)
+        '0.1235'
+    """
     if kind == "certified" and math.isfinite(end):
         end = float(Context(prec=4, rounding=away).create_decimal(repr(float(end))))
     return f"{end:.4g}"

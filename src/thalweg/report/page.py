@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from thalweg.landscape.replacing import replacing
-from thalweg.report import barriers, curvature, figures, laws, passes, tables
+from thalweg.report import barriers, curvature, figures, laws, passes, persistence, tables
 from thalweg.report.density import Curve, density
 from thalweg.report.frame import Figure
 from thalweg.report.names import count, labels, pair
@@ -70,6 +70,7 @@ def render(record: SurveyRecord) -> str:
             _head(record),
             _answers(record),
             _tree(record, specs),
+            _persistence(record, specs),
             _paths(record, specs),
             _saddles(record),
             _level_sets(record, specs),
@@ -273,6 +274,19 @@ def _tree(record: SurveyRecord, specs: dict[str, Figure]) -> str:
         f'<details><summary>The same tree as text</summary><pre class="scroll" tabindex="0">'
         f"{text}</pre></details>",
         passes.merges(record),
+    )
+
+
+def _persistence(record: SurveyRecord, specs: dict[str, Figure]) -> str:
+    drawn = persistence.bars(record)
+    if drawn is None:
+        return ""
+    said = persistence.certain(record)
+    return section(
+        "Persistence of the minima",
+        figure("persistence", drawn, specs, persistence.caption(record), "medium"),
+        f"<p>{html.escape(said)}</p>" if said else "",
+        persistence.table_of_bars(record),
     )
 
 

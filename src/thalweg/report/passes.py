@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from thalweg.estimate import Bound, Estimate
+from thalweg.report.barriers import proven
 from thalweg.report.frame import (
     MAIN,
     ORANGE,
@@ -18,6 +19,7 @@ from thalweg.report.frame import (
 from thalweg.report.names import NONE, bracket, count, labels, listing, pair, plain
 from thalweg.report.tables import Cell, table
 from thalweg.survey.records import LevelRecord, LevelSetRecord, SaddleRecord, SurveyRecord
+from thalweg.topology import Leaf
 
 __all__ = ["critical", "curved", "level_set_figure", "level_sets", "merges", "saddles", "unseen"]
 
@@ -42,6 +44,7 @@ def merges(record: SurveyRecord) -> str:
             [
                 _word(pair(names, str(support.survivor), str(support.dying))),
                 (f"{support.height.upper:.6g}", support.height.upper),
+                *_certain(record, support.survivor, support.dying),
                 (str(support.searches), support.searches),
                 (f"{low:.6g} / {middle:.6g} / {high:.6g}", middle),
                 (share, -1.0 if math.isnan(support.share) else support.share),
@@ -51,6 +54,7 @@ def merges(record: SurveyRecord) -> str:
     columns = [
         "joins",
         "lowest pass known",
+        *(["proven height"] if record.certified is not None else []),
         "searches across",
         "lowest / median / highest found",
         "same sets in resamplings",
@@ -62,7 +66,20 @@ def merges(record: SurveyRecord) -> str:
         f"for {count(len(record.minima), 'minimum', 'minima')}. Every search with one end on each "
         "side of a merge is an upper bound on its height; resamplings draw the searches anew."
     )
+    if record.certified is not None:
+        caption += (
+            " The proven height is of the lowest path there is between the two: at least the "
+            "higher minimum, or what a proof raises it to, certified ends rounded outward."
+        )
     return table(caption, columns, rows)
+
+
+def _certain(record: SurveyRecord, survivor: Leaf, dying: Leaf) -> list[Cell]:
+    """Return what is proven of the height between two minima, where there is a certified tree."""
+    if record.certified is None:
+        return []
+    height = record.certified.height_of_merge(survivor, dying)
+    return [(proven(height), height.lower)]
 
 
 def unseen(record: SurveyRecord) -> str:

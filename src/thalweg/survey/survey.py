@@ -289,7 +289,11 @@ class Survey:
         return state.status(str(self.folder))
 
     def record(self) -> SurveyRecord:
-        """Return all that was found, as plain frozen values."""
+        """Return all that was found, as plain frozen values.
+
+        Raises:
+            ValueError: If two proofs kept with its paths contradict each other.
+        """
         header, state = self._store.header(), self._state()
         tree, best_known, certified = trees(state.minima, state.paths, self.config.seed)
         paths, further = lowest_first(state.paths)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from thalweg.estimate import Bound
 from thalweg.survey.plan import job_seed
@@ -12,6 +13,7 @@ from thalweg.topology import (
     BasinStatement,
     BestKnownTree,
     CertifiedTree,
+    Divide,
     Leaf,
     MergeTree,
     Searched,
@@ -21,9 +23,10 @@ from thalweg.topology import (
     merge_tree,
 )
 
-__all__ = ["basins", "lowest_first", "searched", "trees"]
+__all__ = ["basins", "divides", "lowest_first", "searched", "trees"]
 
 _ONE = 0.01  # of the highest climb: minima that are no further apart count as one
+_ROUNDING = 1e3 * 2.0**-23  # relative, as paths allow beside a floor in single precision
 
 
 def searched(minima: Sequence[MinimumRecord], paths: Sequence[PathRecord]) -> list[Searched]:
@@ -61,6 +64,9 @@ def trees(
 ) -> tuple[MergeTree | None, BestKnownTree | None, CertifiedTree | None]:
     """Return the merge tree, what stands behind it, and how much of it is proven.
 
+    The proofs are those kept with the paths (`divides`), so that a survey read without its
+    landscape has the same trees.
+
     Args:
         minima: The minima.
         paths: All paths.
@@ -73,7 +79,44 @@ def trees(
     if not found:
         return merge_tree(losses, []), None, None
     best = best_known_tree(losses, found, seed=job_seed(seed, "trees"))
-    return best.tree, best, certified_tree(losses, found)
+    return best.tree, best, _certified(losses, found, paths)
+
+
+def _certified(
+    losses: dict[Leaf, float], found: Sequence[Searched], paths: Sequence[PathRecord]
+) -> CertifiedTree:
+    """Return the certified tree, which stands on the proofs that came with the paths.
+
+    Raises:
+        ValueError: If a certified pass lies below what another path's proof allows.
+    """
+    bare = certified_tree(losses, found)
+    proofs = []
+    for each in divides(paths):
+        top = bare.height_of_merge(each.a, each.b).upper
+        slack = _ROUNDING * max(abs(top), abs(each.height))
+        proofs.append(replace(each, height=top) if 0 < each.height - top <= slack else each)
+    return certified_tree(losses, found, divides=proofs) if proofs else bare
+
+
+def divides(paths: Sequence[PathRecord]) -> list[Divide]:
+    """Return what is proven to part two minima: the highest floor kept with their paths.
+
+    Every search asks the landscape for the sets that separate its two ends, and keeps the
+    proof as the lower end of its barrier. So nothing but the records is needed; a pair that
+    no search joined was not asked.
+    """
+    best: dict[tuple[str, str], Divide] = {}
+    for path in paths:
+        low, base = path.barrier.lower, max(path.losses[0], path.losses[-1])
+        if path.barrier.lower_kind == "estimated" or not (low > 0 and math.isfinite(low + base)):
+            continue
+        reason = path.barrier.method.partition("; upper end: ")[0].removeprefix("lower end: ")
+        proof = Divide(path.a, path.b, base + low, path.barrier.lower_kind, reason)
+        known = best.get((path.a, path.b))
+        if known is None or proof.height > known.height:
+            best[path.a, path.b] = proof
+    return list(best.values())
 
 
 def basins(minima: Sequence[MinimumRecord], best: BestKnownTree | None) -> BasinStatement | None:

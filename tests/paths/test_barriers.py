@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from thalweg.landscape import FunctionLandscape, ModelLandscape
-from thalweg.paths import barrier_definitions, height_sampling, measure
+from thalweg.paths import Path, barrier_definitions, height_sampling, measure
 
 ENDS = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
 
@@ -98,29 +100,49 @@ def test_a_height_keeps_its_value_and_has_an_interval() -> None:
         height_sampling(plain, measure(plain, ENDS))
 
 
+def oracle_half_width(big: ModelLandscape, path: Path, count: int) -> float:
+    """Half an interval's width if the population's spread and its higher end were known.
+
+    Drawn without replacement; normal, which the mean of a sample is but for its skewness.
+    """
+    higher = path.points[0] if path.losses[0] >= path.losses[-1] else path.points[-1]
+    top, _ = big.example_losses(path.top)
+    own, _ = big.example_losses(higher)
+    return 1.959964 * float((top - own).std()) * math.sqrt(1 / count - 1 / len(top))
+
+
 @pytest.mark.calibration
-def test_the_sampling_interval_holds_the_population_height(calibration: Any) -> None:
-    """Samples of 64 from a population of 4000; the path's top fixed by the population."""
+@pytest.mark.parametrize("top", ["inside", "at an end"])
+def test_the_sampling_interval_holds_the_population_height(calibration: Any, top: str) -> None:
+    """Samples of 64 from a population of 4000; the path's top fixed by the population.
+
+    Where the top is an end the height is 0, known without error but in a sample that
+    prefers the other end.
+    """
     big, corners = classifier(7, 4000)
+    if top == "inside":
+        corners = corners[big.loss(corners).argsort()][[0, 2, 1]]  # the highest in the middle
     path = measure(big, corners, max_samples=40, tolerance=1e-2)
-    truth, hits = path.height.lower, 0
+    truth, hits, widths = path.height.lower, 0, []
     for seed in calibration.seeds:
         g = torch.Generator().manual_seed(seed)
         part = big.minibatch(torch.randperm(4000, generator=g)[:64])
-        losses = part.loss(torch.stack([path.points[0], path.points[-1], path.top]))
-        own = measure(part, path.points, max_samples=8, tolerance=1e9)
-        moved = type(own)(
-            **{
-                **{f: getattr(own, f) for f in ("points", "method", "converged", "note", "cost")},
-                "losses": torch.stack([losses[0], own.losses[1], losses[1]]),
-                "profile": type(own.profile)(
-                    own.profile.times,
-                    own.profile.losses,
-                    own.maximum.above(own.maximum.lower - float(losses[2])),
-                    path.top,
-                    path.top_time,
-                ),
-            }
+        low, high, peak = part.loss(torch.stack([path.points[0], path.points[-1], path.top]))
+        seen = path.maximum.above(path.maximum.lower - float(peak))
+        moved = replace(
+            path,
+            losses=torch.stack([low, path.losses[1], high]),
+            profile=replace(path.profile, maximum=seen),
         )
-        hits += truth in height_sampling(part, moved)
-    calibration.check("sampling error of a height", hits)
+        found = height_sampling(part, moved)
+        hits += truth in found
+        widths.append(found.half_width)
+    oracle, ratio = oracle_half_width(big, path, 64), None
+    if top == "inside":
+        assert 0.05 < path.top_time < 0.95
+        assert oracle > 0.05  # the sample matters
+        ratio = float(np.median(widths)) / oracle
+        assert ratio > 1  # both ends' intervals must hold, so that each has a higher level
+    else:
+        assert truth == oracle == 0
+    calibration.check(f"sampling error of a height, its top {top}", hits, width_ratio=ratio)

@@ -16,8 +16,16 @@ from torch import Tensor, nn
 
 from thalweg.landscape import ModelLandscape
 from thalweg.landscape.protocols import for_evaluation
-from thalweg.optim import train
-from thalweg.paths import Path, connect
+from thalweg.optim import minimise, train
+from thalweg.paths import (
+    Path,
+    connect,
+    dynamic_string,
+    level_set_geometry,
+    refine,
+    shorten,
+    simplex,
+)
 from thalweg.paths.along import along
 from thalweg.zoo import digits, tiny
 
@@ -178,6 +186,68 @@ def test_the_loss_as_shipped_is_what_the_module_itself_gives(
 def test_the_users_models_are_bit_identical(case: Callable[[str], Case], name: str) -> None:
     found = case(name)
     assert _same(found.before, found.after)
+
+
+def _normalised() -> tuple[nn.Module, ModelLandscape, Tensor, Tensor]:
+    """Return a network with BatchNorm that has a frozen tensor and gradients, and two minima."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 3, generator=g, dtype=torch.float64)
+    module = nn.Sequential(
+        nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.0), nn.Tanh(), nn.Linear(4, 2)
+    ).double()
+    with torch.no_grad():
+        module(x[:8])  # statistics of its own, of few examples
+    for parameter in module.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    module[2].eval()  # modes that differ between parts
+    module[4].bias.requires_grad_(False)
+    land = ModelLandscape(
+        module, F.cross_entropy, (x, (x[:, 0] > 0).long()), penalty=PENALTY, batchnorm="batch"
+    )
+    a = minimise(land, 2 * land.start(g), tol=1e-3, max_gradients=40).theta
+    b = torch.cat([a[:16], -a[16:]])  # each hidden unit and its weights out turned: no change
+    return module, land, a, b
+
+
+def _ask(question: str, land: ModelLandscape, a: Tensor, b: Tensor) -> Any:
+    """Ask one of the questions about paths, on a tiny budget."""
+    few: dict[str, Any] = {"max_samples": 40, "seed": 0}
+    level = float(land.loss(a)) + 0.1
+    beads = {"level": level, "max_gradients": 40, "max_steps": 20, "batch_size": 20, **few}
+    match question:
+        case "dynamic_string":
+            return dynamic_string(land, a, b, initial_beads=1, **beads)
+        case "refine":
+            path = connect(land, a, b, method="string", max_gradients=40, batch_size=None, **few)
+            return refine(land, path, max_gradients=40, seed=0)
+        case "shorten":
+            path = dynamic_string(land, a, b, level, shorten=False, max_gradients=300, **few).path
+            return shorten(land, path, level, max_gradients=40, batch_size=20, **few)
+        case "level_set_geometry":
+            del beads["level"]
+            return level_set_geometry(land, a, b, [level], seeds=1, **beads)
+        case "simplex":
+            return simplex(land, torch.stack([a, b]), max_gradients=40, batch_size=20, **few)
+    raise AssertionError(question)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "dynamic_string",
+        pytest.param("refine", marks=pytest.mark.slow),
+        pytest.param("shorten", marks=pytest.mark.slow),
+        pytest.param("level_set_geometry", marks=pytest.mark.slow),
+        pytest.param("simplex", marks=pytest.mark.slow),
+    ],
+)
+def test_every_question_leaves_the_module_bit_identical(question: str) -> None:
+    """BatchNorm's statistics, modes, gradients and frozen tensors, and the vectors given."""
+    module, land, a, b = _normalised()
+    before = [*_everything((module,)), a.clone(), b.clone()]
+    found = _ask(question, land, a, b)
+    assert found.cost.gradients > 0
+    assert _same(before, [*_everything((module,)), a, b])
 
 
 def test_a_changed_bit_would_be_seen() -> None:

@@ -9,12 +9,19 @@ import pytest
 import torch
 
 from thalweg.landscape import FunctionLandscape
-from thalweg.paths import ContradictionError, Path
+from thalweg.paths import ContradictionError, Path, dynamic_string, line
 from thalweg.paths.boxes import BoxFloor, Region
 from thalweg.paths.path import Floor
 from thalweg.paths.separation import Separator
 from thalweg.paths.verdict import is_connected
-from thalweg.zoo import deep_linear, matrix_factor, three_cycle, two_relu_swap
+from thalweg.zoo import (
+    Factored,
+    deep_linear,
+    matrix_factor,
+    three_cycle,
+    two_relu_swap,
+    venturi_valley,
+)
 
 WELL = FunctionLandscape(lambda x: (x[0] ** 2 - 1) ** 2 + x[1] ** 2, 2)
 RING = FunctionLandscape(lambda x: ((x**2).sum() - 1) ** 2, 2)
@@ -118,6 +125,42 @@ def test_one_unit_more_opens_the_way() -> None:
         assert is_connected(wide, *wide.ends(5), 0.25, seed=5, searches=4, max_gradients=1200).yes
 
 
+@pytest.mark.parametrize(
+    ("tight", "wide"),
+    [
+        (venturi_valley(), venturi_valley(units=2)),
+        pytest.param(
+            deep_linear([2.0, 1.0], depth=3),
+            deep_linear([2.0, 1.0], width=3, depth=3),
+            marks=pytest.mark.slow,
+        ),
+        (matrix_factor([3.0, 2.0]), matrix_factor([3.0, 2.0], width=3)),
+    ],
+    ids=("Venturi", "deep linear", "matrix factor"),
+)
+def test_a_search_finds_no_barrier_at_width_r_plus_1(tight: Factored, wide: Factored) -> None:
+    """Below a tenth of the barrier that one unit less has, where the straight line does not stay.
+
+    At width r it is no by proof, and a search that knows no separating set says nothing.
+    """
+    assert tight.barrier is not None
+    a, b = wide.ends(6)  # the one of the first dozen draws where Venturi's line rises too
+    level = float(wide.loss(torch.stack([a, b])).max()) + tight.barrier / 10
+    assert line(wide, a, b).maximum.lower > level
+    verdict = is_connected(wide, a, b, level, seed=0)
+    assert verdict.yes
+    assert isinstance(verdict.evidence, Path)
+    assert verdict.evidence.maximum.upper <= level
+    assert torch.equal(verdict.evidence.points[[0, -1]], torch.stack([a, b]))
+    ends = tight.ends(6)
+    assert is_connected(tight, *ends, level).no
+    bare = FunctionLandscape(tight.f, tight.dim)
+    searched = is_connected(bare, *ends, level, seed=0, max_gradients=300, max_boxes=0)
+    assert searched.unresolved
+    assert isinstance(searched.evidence, Path)
+    assert searched.evidence.height.lower >= tight.barrier * (1 - 1e-6)
+
+
 def test_later_searches_start_elsewhere() -> None:
     """A second search starts over a detour, from another seed, and costs its own."""
     land = matrix_factor([3.0, 2.0])
@@ -135,6 +178,23 @@ def test_the_disconnected_cycle_never_comes_out_connected() -> None:
     for level in (0.3, 0.4):  # above the proven floor: no proof, and no path
         verdict = is_connected(land, *land.ends(0), level, **FEW)
         assert verdict.unresolved
+
+
+@pytest.mark.parametrize("level", [0.05, 0.2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 2))])
+def test_loose_beads_do_not_join_the_disconnected_cycle(seed: int, level: float) -> None:
+    """As Freeman and Bruna search: 10 % above the level is let pass, between points unseen."""
+    land = three_cycle()
+    loose: dict[str, Any] = {
+        "acceptance": 1.1, "check_points": 100, "insert": "middle", "initial_beads": 1
+    }  # fmt: skip
+    few = {"shorten": False, "max_rounds": 4, "max_steps": 500, "seed": seed}
+    found = dynamic_string(land, *land.ends(seed), level, **loose, **few)
+    assert found.connected.unresolved
+    assert found.rounds >= 1
+    assert found.path.maximum.lower >= 0.25
+    whole = dynamic_string(land, *land.ends(seed, apart=False), level, **loose, **few)
+    assert whole.connected.yes  # the same search does join what is connected
 
 
 def test_errors() -> None:

@@ -254,8 +254,9 @@ def connect(
             over all the data; on a minibatch one counts as its share. Brackets come on top.
         max_samples: Largest number of evaluations for the bracket.
         batch_size: Examples in a minibatch of the band, the curve and the beads; None takes
-            all the data, as the line and the string always do. ``"auto"`` takes a thirty-second of the examples, but 64 to 256 of
-            them, where there are at least 128. Networks with BatchNorm take as many: larger
+            all the data, as the line and the string always do. ``"auto"`` takes a
+            thirty-second of the examples, but 64 to 256 of them, where there are at least 128.
+            Networks with BatchNorm take as many: larger
             minibatches, though their statistics are less noisy, came out higher. What helped
             is fewer times on the curve at each minibatch and so more steps: 2 for them, 4
             for other networks.

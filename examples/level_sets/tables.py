@@ -14,7 +14,7 @@ from thalweg.paths.laws import curviness_law
 from thalweg.report import save
 
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#777777"
-SHIFTS = {BLUE: 0.97, ORANGE: 1.03, GREEN: 1.06}
+SHIFTS = {BLUE: -0.004, ORANGE: 0.004, GREEN: 0.008}  # of the range of levels
 NAMES = {"raw": "as found", "shortened": "shortened", "beads": "beads"}
 QUADRATIC_LEVELS = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.075, 0.1, 0.125)
 # Figure 1 of Freeman and Bruna, ICLR 2017, read off the vector figures of their repository.
@@ -190,14 +190,24 @@ def figure(out: Path, name: str, file: Path) -> None:
         values = [column(rows, x, key) for x in levels]
         reach = [mean(v)[1] for v in values]
         drawn.add_scatter(
-            x=[SHIFTS[colour] * x for x in levels], y=[mean(v)[0] for v in values],
+            x=_aside(levels, SHIFTS[colour]), y=[mean(v)[0] for v in values],
             name=f"{kind}, {NAMES[key]}", mode="lines+markers",
             error_y={"array": [0.0 if math.isnan(r) else r for r in reach]},
             line={"color": colour}, showlegend=place == 1, row=1, col=place,
         )  # fmt: skip
     drawn.update_xaxes(type="log", title_text="level")
-    lengths = {"title_text": "length / straight distance", "tickvals": [1, 1.2, 1.5, 2, 2.5, 3]}
+    lengths = {
+        "title_text": "length / straight distance",
+        "tickvals": [1, 1.1, 1.2, 1.3, 1.5, 2, 2.5, 3],
+    }
     drawn.update_yaxes(type="log", **lengths, col=1)
-    drawn.update_yaxes(type="log", title_text="beads", tickvals=[3, 5, 10, 20, 50, 100], col=2)
+    drawn.update_yaxes(
+        type="log", title_text="beads", tickvals=[3, 4, 5, 7, 10, 20, 50, 100], col=2
+    )
     drawn.update_layout(template="plotly_white", legend={"orientation": "h", "y": 1.12})
     save(drawn, file, width=1100, height=420)
+
+
+def _aside(levels: Sequence[float], shift: float) -> list[float]:
+    wide = max(levels, default=1.0) / min(levels, default=1.0)
+    return [x * wide**shift for x in levels]

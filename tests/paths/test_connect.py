@@ -311,6 +311,11 @@ def test_boxes_are_the_barriers_floor_where_they_are_asked_for(unchecked: None) 
     odd = FunctionLandscape(lambda x: torch.lgamma(x + 3).sum(), 2)
     with pytest.raises(NotEnclosableError):
         connect(odd, A, B, region="auto", method="line")
+    for wrong in ("around", ((-2.0, -2.0), (2.0, 2.0))):
+        with pytest.raises(TypeError, match=r"region must be a Region\(low, high\), got .*"):
+            connect(well, A, B, region=wrong, method="line")
+        with pytest.raises(TypeError, match=r"region must be a Region\(low, high\), got .*"):
+            is_connected(well, A, B, 0.5, region=wrong, method="line")
 
 
 @pytest.mark.parametrize("method", ["line", "string"])

@@ -446,6 +446,7 @@ def box_floor(
 
     Raises:
         NotEnclosableError: If the function uses an operation without interval form.
+        TypeError: If the region is no `Region`.
         ValueError: If an end is wrong or lies outside the region, the dimension is above
             three, or an option is out of range.
 
@@ -486,6 +487,8 @@ def box_floor(
 
 
 def _check_inside(region: Region, a: Tensor, b: Tensor) -> None:
+    if not isinstance(region, Region):
+        raise TypeError(f"region must be a Region(low, high), got {region!r}")
     if len(region.low) != len(a):
         raise ValueError(f"the region has {len(region.low)} dimensions, the ends have {len(a)}")
     low = torch.tensor(region.low, dtype=a.dtype, device=a.device)

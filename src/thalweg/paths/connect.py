@@ -270,7 +270,7 @@ def connect(
         both are measured above $\max(L(a), L(b))$, ``path.maximum`` is absolute.
 
     Raises:
-        TypeError: If an end is no tensor of the landscape's dtype.
+        TypeError: If an end is no tensor of the landscape's dtype, or a region no `Region`.
         ValueError: If an end has the wrong shape or holds NaN, both coincide, `method`
             is unknown, `start` joins other ends, beads are asked for without a level, `level`
             or `tolerance` is no number, a separating set is crossed below the loss that it

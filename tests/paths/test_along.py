@@ -56,7 +56,7 @@ def test_the_ends_of_a_batchnorm_path_keep_one_policy_and_are_shown_as_shipped()
     before = copy.deepcopy(b.state_dict())
     land = ModelLandscape(a, F.cross_entropy, data, batchnorm="batch", metrics="accuracy")
     ends = land.vector(a), land.vector(b)
-    found = along(land, line(land, *ends), times=3)
+    found = along(land, line(land, *ends), times=3, models=(a, b.state_dict()))
     evaluated = land.with_batchnorm("recompute")
     for place, end in ((0, ends[0]), (-1, ends[1])):
         assert found.losses[place].value == pytest.approx(float(evaluated.loss(end)), rel=1e-6)
@@ -65,7 +65,28 @@ def test_the_ends_of_a_batchnorm_path_keep_one_policy_and_are_shown_as_shipped()
         float(F.cross_entropy(b(data[0]), data[1]).detach()), rel=1e-6
     )
     assert abs(shipped.value - found.losses[-1].value) > 1e-3
+    assert found.shipped is not None
+    assert [x.value for x in found.shipped] == [land.as_shipped(m).value for m in (a, b)]
+    assert f"{shipped.value:.3g}"[:4] in str(found).splitlines()[-2]
+    assert found.to_json()["shipped"][1]["value"] == shipped.value
+    alone = along(land, line(land, *ends), times=3)
+    assert alone.shipped is None
+    assert found.cost.losses == alone.cost.losses + 6  # two for each check, one as shipped
     assert all(torch.equal(v, b.state_dict()[k]) for k, v in before.items())
+
+
+def test_models_that_are_not_at_the_ends_are_refused() -> None:
+    a, b = _net(0, norm=True), _net(1, norm=True)
+    land = ModelLandscape(a, F.cross_entropy, _data(0, 64), batchnorm="recompute")
+    path = line(land, land.vector(a), land.vector(b))
+    with pytest.raises(ValueError, match=r"begins at a loss of .* the models in the path's order"):
+        along(land, path, times=3, models=(b, a))
+    bare = {name: x for name, x in b.state_dict().items() if "running" not in name}
+    with pytest.raises(ValueError, match="lacks the BatchNorm statistics"):
+        along(land, path, times=3, models=(a, bare))
+    bowl = FunctionLandscape(lambda x: (x**2).sum(), 2)
+    with pytest.raises(TypeError, match="models need a ModelLandscape, got a FunctionLandscape"):
+        along(bowl, torch.eye(2, dtype=torch.float64), models=(a, b))
 
 
 def test_without_data_there_is_no_sampling_error() -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -15,9 +16,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 import thalweg
-from thalweg.landscape import FunctionLandscape
+from thalweg.landscape import FunctionLandscape, ModelLandscape
 from thalweg.survey import Interrupted, Survey, SurveyConfig, SurveyError, jobs
 from thalweg.survey.survey import Survey as Implementation
 
@@ -341,6 +343,40 @@ def test_added_minima_are_measured_and_connected_like_the_others(tmp_path: Path)
             survey.add("x.safetensors")
         with pytest.raises(ValueError, match=r"theta has shape \(3,\)"):
             survey.add(torch.zeros(3, dtype=torch.float64))
+
+
+def test_an_added_network_keeps_the_loss_it_came_with(tmp_path: Path) -> None:
+    """BatchNorm's own statistics give another loss than the survey's policy; both are kept."""
+    make = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 5, generator=make)
+    data = x, (x.sum(1) > 0).long()
+    nets = [nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)) for _ in "abc"]
+    for net in nets:
+        for parameter in net.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=make)
+        net.train()(x[:32])
+        net.eval()
+    nets[1].state_dict()["1.running_var"].mul_(4.0)
+    land = ModelLandscape(nets[0], nn.functional.cross_entropy, data, batchnorm="batch")
+    bare = {k: v for k, v in nets[2].state_dict().items() if "running" not in k}
+    config = SurveyConfig(minima=0, eigenvalues=0, trace_samples=0, curvature_probes=0)
+    with Survey.open(tmp_path / "a", land, config) as survey:
+        for given in (nets[0], nets[1].state_dict(), bare, land.vector(nets[2]) + 0.1):
+            survey.add(given)
+        one, two, *without = survey.record().minima
+        assert survey.status().todo["characterise"] == 4
+    for minimum, net in ((one, nets[0]), (two, nets[1])):
+        assert minimum.shipped is not None
+        alone = float(nn.functional.cross_entropy(net(x), data[1]).detach())
+        assert minimum.shipped.value == pytest.approx(alone, rel=1e-6)
+        assert minimum.shipped.half_width > 0
+        assert abs(minimum.loss - alone) > 1e-3
+    assert [m.shipped for m in without] == [None, None]
+    with Survey.read(tmp_path / "a") as survey:
+        assert survey.record().minima[1].shipped == two.shipped
+        shown = re.sub(r"<[^>]*>", " ", survey.report(tmp_path / "a.html").read_text())
+        assert "loss as shipped" in shown
+        assert f"{two.shipped.value:.2f}" in shown
 
 
 def test_a_network_is_surveyed_with_its_metrics_and_checkpoints(tmp_path: Path) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path as File
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from thalweg.estimate import Cost, Estimate
+from thalweg.landscape.model import ModelLandscape
 from thalweg.landscape.protocols import Landscape, check_theta, for_evaluation
 from thalweg.paths.path import Path, places
 
 __all__ = ["Along", "Sampled", "along"]
+
+Model = nn.Module | Mapping[str, Tensor] | str | File
 
 
 @runtime_checkable
@@ -39,12 +44,15 @@ class Along:
         losses: The loss at each, with the data's sampling error.
         metrics: By name, one estimate for each place.
         cost: What it took.
+        shipped: The loss of the two networks between which the path runs, each with its own
+            BatchNorm statistics; None where they were not given.
     """
 
     times: tuple[float, ...]
     losses: tuple[Estimate, ...]
     metrics: dict[str, tuple[Estimate, ...]]
     cost: Cost
+    shipped: tuple[Estimate, Estimate] | None = None
 
     @property
     def worst(self) -> tuple[float, Estimate]:
@@ -61,6 +69,9 @@ class Along:
             rows.append(
                 f"{t:6.3f}  {_short(loss):<28}" + "".join(f"  {cell:<24}" for cell in cells)
             )
+        if self.shipped is not None:
+            first, last = map(_short, self.shipped)
+            rows.append(f"as shipped: {first} at t = 0, {last} at t = 1")
         return "\n".join([*(row.rstrip() for row in rows), str(self.cost)])
 
     def __rich__(self) -> str:
@@ -75,6 +86,7 @@ class Along:
             "losses": [x.to_json() for x in self.losses],
             "metrics": {k: [x.to_json() for x in v] for k, v in self.metrics.items()},
             "cost": self.cost.to_json(),
+            "shipped": None if self.shipped is None else [x.to_json() for x in self.shipped],
         }
 
 
@@ -83,27 +95,35 @@ def _short(value: Estimate) -> str:
 
 
 def along(
-    land: Landscape, path: Path | Float[Tensor, "points dim"], *, times: int | Sequence[float] = 21
+    land: Landscape,
+    path: Path | Float[Tensor, "points dim"],
+    *,
+    times: int | Sequence[float] = 21,
+    models: tuple[Model, Model] | None = None,
 ) -> Along:
     """Evaluate loss and metrics at places along a path, each with its sampling error.
 
     The landscape may be another than the path was found on: ``land.with_data(test_set)``.
     A network with BatchNorm is evaluated with its statistics re-estimated on the data given,
-    at every place, the ends included; `ModelLandscape.as_shipped` has the loss of a network
-    as it was stored.
+    at every place, the ends included; with `models`, the loss of the two networks with the
+    statistics they came with stands beside it.
 
     Args:
         land: The landscape to evaluate on.
         path: A path, or its corners `(K, dim)`.
         times: How many places at equal distances, the ends among them, or the normalised
             arc lengths themselves.
+        models: The networks at the two ends (modules, state dicts or checkpoints); the loss
+            of each as shipped is given as well.
 
     Returns:
         The loss and every metric of the landscape, place by place. A landscape without data
         has no sampling error: intervals of no width and no metrics.
 
     Raises:
-        ValueError: If there are fewer than two places, or one lies outside [0, 1].
+        ValueError: If there are fewer than two places, or one lies outside [0, 1]; if a model
+            is not what the path's end is, or lacks its statistics.
+        TypeError: If models are given for a landscape that is no network.
 
     Example:
         >>> import torch
@@ -119,6 +139,7 @@ def along(
         raise ValueError(f"times must name at least two places, got {times!r}")
     before = view.cost
     points = places(_corners(land, path), torch.tensor(asked, dtype=torch.float64))
+    shipped = None if models is None else _shipped(view, points[[0, -1]], models)
     losses: list[Estimate] = []
     metrics: dict[str, list[Estimate]] = {}
     for theta in points:
@@ -134,7 +155,24 @@ def along(
         tuple(losses),
         {name: tuple(values) for name, values in metrics.items()},
         view.cost - before,
+        shipped,
     )
+
+
+def _shipped(
+    land: Landscape, ends: Tensor, models: tuple[Model, Model]
+) -> tuple[Estimate, Estimate]:
+    if not isinstance(land, ModelLandscape):
+        raise TypeError(f"models need a ModelLandscape, got a {type(land).__name__}")
+    for where, end, model in zip(("begins", "ends"), ends, models, strict=True):
+        # a relabelled end is another vector and the same function
+        here, there = float(land.loss(end)), float(land.loss(land.vector(model)))
+        if not math.isclose(here, there, rel_tol=1e-4, abs_tol=1e-7):
+            raise ValueError(
+                f"the path {where} at a loss of {here:.6g}, the model given for that end has "
+                f"{there:.6g} under the same policy; pass the models in the path's order"
+            )
+    return land.as_shipped(models[0]), land.as_shipped(models[1])
 
 
 def _corners(land: Landscape, path: Path | Tensor) -> Tensor:

@@ -122,9 +122,11 @@ def minima(record: SurveyRecord) -> str:
     names = labels(record)
     metrics = list(dict.fromkeys(key for m in record.minima for key in m.metrics))
     held = list(dict.fromkeys(key for m in record.minima for key in m.held_out))
+    shipped = any(m.shipped is not None for m in record.minima)
     columns = [
         "minimum",
         "loss",
+        *(["loss as shipped"] if shipped else []),
         *metrics,
         *(f"held out: {name}" for name in held),
         "Hessian trace",
@@ -139,6 +141,7 @@ def minima(record: SurveyRecord) -> str:
         [
             _word(names[m.id]),
             _loss(m),
+            *([_estimate(m.shipped)] if shipped else []),
             *(_estimate(m.metrics.get(name)) for name in metrics),
             *(_estimate(m.held_out.get(name)) for name in held),
             _estimate(m.trace),
@@ -152,6 +155,11 @@ def minima(record: SurveyRecord) -> str:
         for m in record.minima
     ]
     caption = "Minima. ± is the 95 % interval; brackets hold the eigenvalue."
+    if shipped:
+        caption += (
+            " The loss as shipped is an added network's with its own BatchNorm statistics; "
+            "all else here is under one policy for all."
+        )
     return table(caption, columns, rows)
 
 

@@ -120,8 +120,9 @@ def adopt(
     id: str,
     position: int,
     origin: str,
+    shipped: Callable[[], Estimate | None],
 ) -> Found:
-    """Take a given vector as a minimum, as it is.
+    """Take a given vector as a minimum, as it is; `shipped` is the loss it came with.
 
     Raises:
         ValueError: If its loss or gradient is not finite.
@@ -144,6 +145,7 @@ def adopt(
         converged=norm <= config.tolerance,
         norm=float(torch.linalg.vector_norm(theta.double())),
         theta=theta,
+        shipped=shipped(),
         cost=land.cost - before,
     )
 

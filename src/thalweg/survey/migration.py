@@ -53,6 +53,7 @@ _STEPS: dict[int, tuple[str, ...]] = {
         "ALTER TABLE paths ADD COLUMN note VARCHAR",
         "UPDATE survey SET config = json_set(config, '$.places', 0)",
     ),
+    5: ("ALTER TABLE minima ADD COLUMN shipped JSON",),
 }
 """What turns each layout into the next."""
 

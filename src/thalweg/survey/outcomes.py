@@ -36,6 +36,7 @@ class Found:
     norm: float
     theta: Float[Tensor, " dim"]
     cost: Cost
+    shipped: Estimate | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

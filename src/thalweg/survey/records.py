@@ -191,6 +191,8 @@ class MinimumRecord:
         norm: Length of the parameter vector.
         cost: What finding and measuring it took.
         seconds: Wall-clock time of the same.
+        shipped: The loss of an added network with the BatchNorm statistics that came with it,
+            where `loss` is under the survey's policy; None for others.
     """
 
     id: str
@@ -209,6 +211,7 @@ class MinimumRecord:
     seconds: float
     spectrum: SpectrumRecord | None = None
     layers: tuple[LayerRecord, ...] = ()
+    shipped: Estimate | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,6 +122,7 @@ def minimum_record(row: schema.Minimum, measures: schema.Measures | None) -> Min
         seconds=row.seconds + (measures.seconds if measures else 0.0),
         spectrum=_spectrum(spectrum) if spectrum else None,
         layers=tuple(map(_layer, (measures and measures.layers) or ())),
+        shipped=value(Estimate, row.shipped) if row.shipped else None,
     )
 
 

@@ -24,7 +24,7 @@ __all__ = [
     "Saddle",
 ]
 
-SCHEMA = 5
+SCHEMA = 6
 """Layout version, kept in the database's ``PRAGMA user_version``."""
 
 
@@ -130,6 +130,7 @@ class Minimum(Base):
     seconds: Mapped[float]
     file: Mapped[str]
     checksum: Mapped[str]
+    shipped: Mapped[dict[str, Any] | None] = mapped_column(Document)
 
 
 class Measures(Base):

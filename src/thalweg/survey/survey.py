@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thalweg.estimate import Cost
-from thalweg.landscape import Landscape
+from thalweg.estimate import Cost, Estimate
+from thalweg.landscape import Landscape, ModelLandscape
 from thalweg.paths import Gauge
 from thalweg.survey import identity, jobs, passes, store
 from thalweg.survey.config import SurveyConfig
@@ -226,6 +226,7 @@ class Survey:
                 id=chosen,
                 position=_FIRST_ADDED + number,
                 origin=origin,
+                shipped=lambda: _shipped(land, minimum),
             )
         attempt = AttemptInfo(
             f"minimum/added={chosen}",
@@ -433,6 +434,15 @@ class Survey:
             paths=self._store.paths(),
             attempts=tuple(self._store.attempts()),
         )
+
+
+def _shipped(land: Landscape, minimum: Any) -> Estimate | None:
+    if isinstance(minimum, Tensor) or not isinstance(land, ModelLandscape) or not land.batchnorm:
+        return None
+    try:
+        return land.as_shipped(minimum)
+    except ValueError:  # it fits (it was read as a vector), but came without statistics
+        return None
 
 
 def _check_held_out(land: Landscape, held_out: Landscape | None) -> None:

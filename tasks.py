@@ -295,7 +295,7 @@ def lint(arguments):
 
 def docs(arguments):
     install("dev")
-    return run_python("-m", "pytest", os.path.join("tests", "test_docs.py"), *arguments)
+    return run_python("-m", "pytest", os.path.join("tests", "test_docs.py"), "-m", "", *arguments)
 
 
 def bench(arguments):

@@ -32,7 +32,17 @@ def failures(page: doctest.DocTest) -> str:
     return "".join(said)
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(
+            page,
+            id=str(page.relative_to(ROOT)),
+            marks=pytest.mark.slow if page.name == "README.md" else (),
+        )
+        for page in PAGES
+    ],
+)
 def test_the_examples_of_a_page_do_what_it_says(path, tmp_path, monkeypatch):
     page = examples(path.read_text("utf-8"), path.name)
     monkeypatch.chdir(tmp_path)  # an example may write files

@@ -98,6 +98,7 @@ def test_a_judgement_misses_when_the_accuracy_was_not_reached(curvature):
     assert not judge([row(OURS, 20, 1e-6), row(RULE, 100, 0.1)])["within a sixth"]
 
 
+@pytest.mark.slow
 def test_a_curvature_run_without_peers_writes_json_and_the_docs(curvature, tmp_path, capsys):
     import _curvature_tables
 

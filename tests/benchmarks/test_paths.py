@@ -134,6 +134,7 @@ def test_a_path_that_leaves_the_numbers_fails_and_a_wrong_one_is_measured_higher
     assert paths.judge([found["right"]], [found["broken"]], [1e-3]) is None
 
 
+@pytest.mark.slow
 def test_a_run_of_paths_without_a_checkout_says_so_and_writes_json_and_the_docs(
     paths, tmp_path, capsys
 ):

@@ -64,6 +64,7 @@ def _worker(rank: int, folder: str) -> None:
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_unequal_shards_equal_one_process(tmp_path: Path) -> None:
     """hessian-eigenthings averages ranks unweighted; unequal shards show it."""
     mp.spawn(_worker, args=(str(tmp_path),), nprocs=2)

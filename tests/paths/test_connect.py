@@ -165,6 +165,7 @@ def test_beads_want_a_level_and_batches_examples() -> None:
         connect(RING, A, B, max_gradients=0)
 
 
+@pytest.mark.slow
 def test_a_path_measured_already_is_not_measured_again() -> None:
     land = FunctionLandscape(lambda x: ((x**2).sum() - 1) ** 2, 2)
     straight = line(land, A, B)

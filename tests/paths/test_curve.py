@@ -229,7 +229,7 @@ def test_the_wrong_sign_climbs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def digits_model() -> tuple[ModelLandscape, Tensor, Tensor]:
-    """A ReLU network on 256 digits, and two minima of it."""
+    """A ReLU network on 128 digits, and two minima of it."""
     pixels, labels = load_digits(return_X_y=True)
     data = (torch.tensor(pixels[:128] / 16, dtype=torch.float32), torch.tensor(labels[:128]))
     model = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10))
@@ -243,6 +243,7 @@ def digits_model() -> tuple[ModelLandscape, Tensor, Tensor]:
     return land, a, b
 
 
+@pytest.mark.slow
 def test_minibatches_of_a_network(digits_model: tuple[ModelLandscape, Tensor, Tensor]) -> None:
     """Well below the line, within a budget that counts a quarter batch as a quarter."""
     land, a, b = digits_model

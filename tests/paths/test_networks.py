@@ -31,7 +31,7 @@ from thalweg.zoo import digits, tiny
 
 NAMES = (
     "mlp",
-    "transformer",
+    pytest.param("transformer", marks=pytest.mark.slow),
     pytest.param("resnet", marks=pytest.mark.slow),
     pytest.param("lstm", marks=pytest.mark.slow),
 )
@@ -278,7 +278,8 @@ def test_held_out_loss_and_accuracy_along_the_path(case: Callable[[str], Case], 
     assert all(0 <= part.value <= 1 for part in seen.metrics["accuracy"])
 
 
-@pytest.mark.parametrize("name", ["mlp", pytest.param("resnet", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mlp", "resnet"])
 def test_a_killed_search_goes_on_from_its_checkpoint(
     case: Callable[[str], Case], name: str, ctrl_c: Any, tmp_path: File
 ) -> None:
@@ -294,6 +295,7 @@ def test_a_killed_search_goes_on_from_its_checkpoint(
     assert torch.equal(again.losses, found.path.losses)
 
 
+@pytest.mark.slow
 def test_a_gauge_gives_the_search_between_the_chosen_ends(case: Callable[[str], Case]) -> None:
     found = case("mlp")
     path = connect(

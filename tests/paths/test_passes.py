@@ -86,7 +86,7 @@ def _bowls(dim: int) -> tuple[FunctionLandscape, Tensor]:
     return land, -torch.eye(dim, dtype=D)[0]
 
 
-@pytest.mark.parametrize(("dim", "seed"), [(2, None), (70, 4)])
+@pytest.mark.parametrize(("dim", "seed"), [(2, None), pytest.param(70, 4, marks=pytest.mark.slow)])
 def test_resumed_is_unbroken_bit_for_bit(
     dim: int, seed: int | None, ctrl_c: Any, tmp_path: Path
 ) -> None:

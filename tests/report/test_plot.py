@@ -111,6 +111,7 @@ def test_a_track_that_ran_away_has_gaps():
     assert all(y is None or math.isfinite(y) for y in losses)
 
 
+@pytest.mark.slow
 def test_minibatches_are_drawn_in_rising_order(land):
     found = minibatch_sharpness(
         land, land.start(torch.Generator().manual_seed(0)), batch_size=6, batches=40, seed=0

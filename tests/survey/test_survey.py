@@ -147,6 +147,7 @@ def test_ctrl_c_keeps_what_ended_and_the_rest_comes_out_the_same(
         assert timeless(survey.record()) == unbroken
 
 
+@pytest.mark.slow
 def test_the_goal_may_grow_in_steps(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, minima=1)
     with Survey.open(tmp_path / "a", surfaces.function(), config, label="wells") as survey:

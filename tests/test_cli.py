@@ -38,6 +38,9 @@ def network():
 def breaks():
     raise RuntimeError("the data set is not here")
 
+def mirrored(x):
+    return torch.stack([x[0], x[1].abs()])
+
 def module():
     return torch.nn.Linear(2, 2)
 
@@ -193,6 +196,41 @@ def test_checkpoints_are_added_and_a_malicious_one_is_not_run(
     code, out, _ = call(capsys, "survey", "run", target, "--out", "n.survey")
     assert code == 0
     assert "n: 2 minima" in out
+
+
+def test_a_survey_with_a_gauge_goes_on_with_it_alone(
+    capsys: pytest.CaptureFixture[str], mine: str
+) -> None:
+    asked = ["survey", "run", f"{mine}:wells", "--out", "w.survey"]
+    gauge = ["--gauge", f"{mine}:mirrored"]
+    assert call(capsys, *asked, "--minima", "3", *gauge)[0] == 0
+    with Survey.read("w.survey") as survey:
+        minima = {m.id: survey.theta(m.id)[1] for m in survey.record().minima}
+        paths = survey.record().paths
+    for path in paths:  # paths that cross the mirror are shorter on one side of it
+        if minima[path.a].sign() == minima[path.b].sign():
+            assert path.balanced is not None
+            assert path.length is not None
+            assert path.balanced.length <= path.length * (1 + 1e-9)
+        else:
+            assert path.balanced is not None or "gauge" in path.note
+    assert any(path.balanced is not None for path in paths)
+    code, _, err = call(capsys, *asked)
+    assert code == 1
+    assert ".mirrored' there, None here" in err
+    assert "--gauge" in err
+    save_file({"theta": torch.zeros(2, dtype=torch.float64)}, "a.safetensors")
+    adding = ["survey", "add", "w.survey", f"{mine}:wells", "a.safetensors"]
+    assert "and the gauge=, --gauge" in call(capsys, *adding)[2]
+    assert "FunctionLandscape cannot read" in call(capsys, *adding, *gauge)[2]
+    for named, problem in (
+        (f"{mine}:ready", "is a FunctionLandscape, which is no gauge"),
+        (f"{mine}:mirorred", f"did you mean {mine}:mirrored?"),
+        (f"{mine}:zzz", "define it: def zzz(theta): return"),
+    ):
+        code, _, err = call(capsys, *asked, "--gauge", named)
+        assert code == 1
+        assert problem in err
 
 
 @pytest.mark.parametrize(

@@ -459,7 +459,8 @@ def _check_same(
     if found := identity.differences(header.identity, here):
         raise SurveyError(
             f"{folder} holds a survey of another landscape ({'; '.join(found[:5])})",
-            "open it with the landscape that it was made with, or give a new folder",
+            "open it with the landscape (and the gauge=, --gauge) that it was made with, or give "
+            "a new folder",
         )
     if config is None:
         return

@@ -6,8 +6,6 @@ Nothing heavy is imported before a command runs, so that ``thalweg --help`` answ
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import importlib
 import json
 import math
 import sys
@@ -19,12 +17,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 import thalweg
+from thalweg.cli.targets import Refusal, load, load_gauge
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from thalweg.curvature.profile import CurvatureProfile
     from thalweg.landscape import Landscape
+    from thalweg.paths import Gauge
     from thalweg.survey import SurveyConfig
 
 __all__ = ["app", "main"]
@@ -50,6 +50,16 @@ Target = Annotated[
         show_default=False,
     ),
 ]
+GaugeTarget = Annotated[
+    str | None,
+    typer.Option(
+        "--gauge",
+        metavar="MODULE:FUNCTION",
+        help="A function that maps a vector to the one chosen among those that compute the same; "
+        "paths are measured there too.",
+        show_default=False,
+    ),
+]
 Folder = Annotated[Path, typer.Argument(help="The survey's folder.", show_default=False)]
 Checkpoint = Annotated[
     Path | None,
@@ -67,14 +77,6 @@ JsonFile = Annotated[
 HtmlFile = Annotated[
     Path | None, typer.Option("--html", metavar="FILE", help="Write a page of figures there.")
 ]
-
-
-class _Refusal(Exception):
-    """What the command line itself refuses: one sentence and a hint."""
-
-    def __init__(self, problem: str, hint: str) -> None:
-        self.problem, self.hint = problem, hint
-        super().__init__(problem)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -180,9 +182,10 @@ def survey_run(
     report: Annotated[
         Path | None, typer.Option(help="Write the report there at the end.", show_default=False)
     ] = None,
+    gauge: GaugeTarget = None,
 ) -> None:
     """Survey a landscape, or go on where an earlier run stopped."""
-    land, held_out = _load(target)
+    land, held_out = load(target)
     _do(
         out,
         land,
@@ -192,6 +195,7 @@ def survey_run(
         retry=retry,
         report=report,
         label=target,
+        gauge=load_gauge(gauge) if gauge else None,
     )
 
 
@@ -203,6 +207,7 @@ def survey_add(
         list[Path],
         typer.Argument(help="safetensors files, or torch files of tensors.", show_default=False),
     ],
+    gauge: GaugeTarget = None,
 ) -> None:
     """Add checkpoints as minima; run the survey again to measure and connect them."""
     from thalweg.survey import Survey, SurveyError
@@ -212,11 +217,13 @@ def survey_add(
             f"there is no survey in {folder}",
             f"create one: thalweg survey run {target} --minima 0 --out {folder}",
         )
-    land, held_out = _load(target)
-    with Survey.open(folder, land, held_out=held_out, label=target) as survey:
+    land, held_out = load(target)
+    chosen = load_gauge(gauge) if gauge else None
+    with Survey.open(folder, land, held_out=held_out, gauge=chosen, label=target) as survey:
         for path in checkpoints:
             _say(f"{_plain(path)} is minimum [bold]{_plain(survey.add(path))}[/bold]")
-    _say(f"[dim]next: thalweg survey run {_plain(target)} --out {_plain(folder)}[/dim]")
+    again = f"{target} --out {folder}" + (f" --gauge {gauge}" if gauge else "")
+    _say(f"[dim]next: thalweg survey run {_plain(again)}[/dim]")
 
 
 @survey_app.command("report")
@@ -262,7 +269,7 @@ def curvature(
     """Measure eigenvalues, trace, spectral density and layers at one point."""
     from thalweg.landscape.seeding import make_generator
 
-    land, _ = _load(target)
+    land, _ = load(target)
     number = make_generator(seed)[1]
     theta, place = _point(land, checkpoint, number)
     name, quiet, count = f"{target} {place}", json_file == "-", min(eigenvalues, land.dim)
@@ -318,7 +325,7 @@ def _point(land: Landscape, checkpoint: Path | None, seed: int) -> tuple[Tensor,
     elif callable(reader := getattr(land, "vector", None)):
         theta = reader(state)
     else:
-        raise _Refusal(
+        raise Refusal(
             f"a {type(land).__name__} cannot read {checkpoint} as a point",
             f"store one tensor named theta, of shape ({land.dim},), in it",
         )
@@ -353,12 +360,13 @@ def _do(
     retry: bool = False,
     report: Path | None = None,
     label: str | None = None,
+    gauge: Gauge | None = None,
 ) -> None:
     """Run a survey with its plan before it and its summary after it."""
     from thalweg.report.terminal import findings, plan, summary
     from thalweg.survey import Interrupted, Survey
 
-    with Survey.open(folder, land, config, held_out=held_out, label=label) as survey:
+    with Survey.open(folder, land, config, held_out=held_out, gauge=gauge, label=label) as survey:
         _say(plan(survey, minima))
         try:
             status = survey.run(minima=minima, retry=retry)
@@ -375,7 +383,7 @@ def _do(
             _say(f"[dim]next: thalweg survey report {_plain(folder)} -o report.html[/dim]")
     if status.failed:
         last = [f for f in record.failures if f.job in status.failed][-1]
-        raise _Refusal(
+        raise Refusal(
             f"{len(status.failed)} of the jobs failed, the last for this reason: "
             f"{last.job}: {last.error}",
             "see them with thalweg survey status; --retry tries them again",
@@ -400,83 +408,3 @@ def _configuration(
     changes = {"seed": seed, "minima": minima}
     given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
     return dataclasses.replace(config, **given)
-
-
-def _load(target: str) -> tuple[Landscape, Landscape | None]:
-    """Return the landscape, and the held-out one if there is one, of ``module:callable``."""
-    from thalweg.landscape import Landscape
-
-    made = _call(target)
-    parts = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
-    if not isinstance(parts[0], Landscape) or not isinstance(parts[1], Landscape | None):
-        shown = ", ".join(type(part).__name__ for part in parts if part is not None) or "None"
-        raise _Refusal(
-            f"{target} returned {shown}, which is no landscape",
-            "return thalweg.ModelLandscape(model, loss, data), or a pair of that and a "
-            "held-out one",
-        )
-    return parts
-
-
-def _call(target: str) -> Any:
-    module_name, colon, name = target.partition(":")
-    if not (colon and module_name and name):
-        raise typer.BadParameter(
-            f"{target!r} is not of the form module:callable, such as mymodel:landscape"
-        )
-    if module_name.endswith(".py") or "/" in module_name:
-        dotted = module_name.removesuffix(".py").strip("./").replace("/", ".")
-        raise typer.BadParameter(f"give the module's name, not its file: {dotted}:{name}")
-    value: Any = _import(module_name)
-    for part in name.split("."):
-        if not hasattr(value, part):
-            near = difflib.get_close_matches(part, dir(value), n=1)
-            raise _Refusal(
-                f"{module_name} has no {name}",
-                f"did you mean {module_name}:{near[0]}?"
-                if near
-                else f"define it: def {name}(): return thalweg.ModelLandscape(...)",
-            )
-        value = getattr(value, part)
-    if not callable(value):
-        return value
-    try:
-        return value()
-    except Exception as error:
-        raise _Refusal(
-            f"{target} raised {type(error).__name__}: {error} ({_where(error)})",
-            "it is called without arguments; --debug shows the traceback",
-        ) from error
-
-
-def _import(name: str) -> Any:
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
-            raise _Refusal(
-                f"there is no module {name!r} in {Path.cwd()} or on Python's path",
-                f"go to the folder that holds {name.partition('.')[0]}.py, or install it",
-            ) from error
-        raise _Refusal(
-            f"{name} could not be imported: {error} ({_where(error)})",
-            f"install {error.name}" if error.name else "--debug shows the traceback",
-        ) from error
-    except Exception as error:
-        raise _Refusal(
-            f"{name} could not be imported: {type(error).__name__}: {error} ({_where(error)})",
-            "--debug shows the traceback",
-        ) from error
-
-
-def _where(error: Exception) -> str:
-    """Return file and line of the innermost frame that is not the import machinery."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}, line {error.lineno}"
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith("<frozen")
-    ]
-    return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else "unknown place"

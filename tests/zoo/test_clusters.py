@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -98,6 +100,29 @@ def test_six_atoms_have_two_isomers_and_thirteen_an_icosahedron() -> None:
     shell = 0.57 * torch.tensor([(0.0, 0.0, 0.0), *corners], dtype=D)
     end = descend(land, land.coordinates(shell), stride=0.1, tol=1e-7)
     assert end.loss == pytest.approx(LENNARD_JONES_MINIMA[13][0], abs=1e-6)
+
+
+def test_thirty_eight_atoms_have_two_funnels() -> None:
+    """A truncated octahedron, and the upper 38 of an icosahedron's 55; both true minima."""
+    land = lennard_jones(38)
+    golden = (1 + 5**0.5) / 2
+    odd = [p for p in itertools.product(range(-3, 4), repeat=3) if sum(p) % 2]
+    octahedron = [p for p in odd if sum(map(abs, p)) <= 3 and max(map(abs, p)) <= 2]
+    ring = [(0.0, a, b * golden) for a in (-1, 1) for b in (-1, 1)]
+    corners = torch.tensor([p[i:] + p[:i] for p in ring for i in range(3)], dtype=D)
+    pairs = itertools.combinations(corners, 2)
+    edges = torch.stack([a + b for a, b in pairs if float((a - b).norm()) < 3])
+    whole = 0.57 * torch.cat([torch.zeros(1, 3, dtype=D), corners, 2 * corners, edges])
+    assert len(whole) == 55
+    part = whole[(whole @ corners[0]).argsort(descending=True)[:38]]
+    for energy, shape in zip(
+        land.energies, (0.79 * torch.tensor(octahedron, dtype=D), part), strict=True
+    ):
+        assert len(shape) == 38
+        end = descend(land, land.coordinates(shape), stride=0.1, tol=1e-7)
+        assert end.loss == pytest.approx(energy, rel=1e-8)
+        lowest = torch.linalg.eigvalsh(torch.autograd.functional.hessian(land.f, end.theta))[0]
+        assert float(lowest) > 0.1
 
 
 def test_refusals(unchecked: None) -> None:

@@ -17,6 +17,7 @@ from thalweg.zoo import (
     CriticalPoint,
     Surface,
     double_well,
+    eggcarton,
     muller_brown,
     quadratic,
     six_hump_camelback,
@@ -28,6 +29,8 @@ SURFACES: dict[str, Callable[[], Surface]] = {
     "double_well": double_well,
     "double_well, lopsided": lambda: double_well(3, left=1.0, right=2.0, height=3.0, stiffness=2.0),
     "double_well, the other way": lambda: double_well(1, left=1.5, right=0.5, height=0.2),
+    "eggcarton": eggcarton,
+    "eggcarton, three": lambda: eggcarton(3),
     "quadratic": lambda: quadratic([4.0, 1.0, -2.0, -3.0], rotated=True, seed=3, offset=2.0),
 }
 
@@ -139,8 +142,9 @@ def test_batches_go_through_vmap(name: str) -> None:
         (muller_brown(), [-1.5, -0.2], [1.2, 2.0]),
         (six_hump_camelback(), [-2.0, -1.2], [2.0, 1.2]),
         (double_well(2, left=1.0, right=2.0, stiffness=4.0), [-1.5, -1.0], [3.0, 1.0]),
+        (eggcarton(), [-1.0, -1.0], [1.0, 1.0]),
     ],
-    ids=["muller_brown", "six_hump_camelback", "double_well"],
+    ids=["muller_brown", "six_hump_camelback", "double_well", "eggcarton"],
 )
 def test_starts_fill_their_box(surface: Surface, low: list[float], high: list[float]) -> None:
     generator = torch.Generator().manual_seed(0)

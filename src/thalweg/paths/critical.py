@@ -90,9 +90,12 @@ class Certificate:
             f"{self.rounding:.1g}), a critical point {_far(self.distance)}",
             f"  index {_words(self.index)}, zero modes {_words(self.zero)} (within "
             f"±{self.flat:.2g}), lowest eigenvalues {lowest} ({self.method})",
-            f"  gradient-flatness r = {self.flatness:.2g}; a Newton step leaves "
-            f"{self.contraction:.2g} of the gradient",
         ]
+        if not math.isnan(self.flatness):  # rounding alone leaves no gradient to judge by
+            lines.append(
+                f"  gradient-flatness r = {self.flatness:.2g}; a Newton step leaves "
+                f"{self.contraction:.2g} of the gradient"
+            )
         if self.value is not None:
             lines.append(f"  loss of the critical point {self.value}")
         return "\n".join([*lines, f"  {self.cost}"])

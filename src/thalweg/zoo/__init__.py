@@ -40,6 +40,7 @@ from thalweg.zoo.surfaces import CriticalPoint as CriticalPoint
 from thalweg.zoo.surfaces import Quadratic as Quadratic
 from thalweg.zoo.surfaces import Surface as Surface
 from thalweg.zoo.surfaces import double_well as double_well
+from thalweg.zoo.surfaces import eggcarton as eggcarton
 from thalweg.zoo.surfaces import muller_brown as muller_brown
 from thalweg.zoo.surfaces import quadratic as quadratic
 from thalweg.zoo.surfaces import six_hump_camelback as six_hump_camelback

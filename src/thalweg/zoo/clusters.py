@@ -28,8 +28,12 @@ LENNARD_JONES_MINIMA: dict[int, tuple[float, ...]] = {
     6: (-12.712062, -12.302928),
     7: (-16.505384, -15.935043, -15.593211, -15.533060),
     13: (-44.326801,),
+    38: (-173.928427, -173.252378),
 }
-"""Energies of the isomers, lowest first: all of them up to 7 atoms, the lowest for 13."""
+"""Energies of the isomers, lowest first: all of them up to 7 atoms, the lowest for 13.
+
+For 38 the bottoms of the two funnels, a truncated octahedron and a part of an icosahedron.
+"""
 
 LENNARD_JONES_MERGES: dict[int, tuple[float, ...]] = {7: (-15.4447, -15.3199, -15.2834)}
 """The energies at which the isomers of 7 atoms join, lowest first.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ __all__ = [
     "Quadratic",
     "Surface",
     "double_well",
+    "eggcarton",
     "muller_brown",
     "quadratic",
     "six_hump_camelback",
@@ -405,4 +407,58 @@ def six_hump_camelback(*, dtype: torch.dtype = torch.float64) -> Surface:
         critical_points=SIX_HUMP_CAMELBACK_CRITICAL_POINTS,
         dtype=dtype,
         start=_in_box([-2.0, -1.2], [2.0, 1.2]),
+    )
+
+
+def eggcarton(dim: int = 2, *, dtype: torch.dtype = torch.float64) -> Surface:
+    r"""Return an egg carton: equal minima on a grid, each joined to its neighbours.
+
+    $$f(x) = \sum_{i=1}^d \cos 2\pi x_i$$
+
+    All points with coordinates in $\tfrac12 \mathbb Z$ are critical: with $k$ whole
+    coordinates the value is $2k - d$ and the index is $k$. So the minima lie at $-d$, and
+    any two of them are joined at $2 - d$. Starts are uniform over $[-1, 1]^d$.
+
+    Args:
+        dim: The number of coordinates $d$.
+        dtype: The dtype of the vectors.
+
+    Returns:
+        The landscape with the $3^d$ critical points of $[-\tfrac12, \tfrac12]^d$; the
+        others are these, moved by whole numbers.
+
+    Raises:
+        ValueError: If `dim` is not 1 to 6, for which there are up to 729 points to list.
+
+    References:
+        Draxler et al., "Essentially no barriers in neural network energy landscape" (2018),
+        whose code tries its band on it.
+
+    Example:
+        >>> carton = eggcarton()
+        >>> print(carton.saddles[0])
+        saddle of index 1 at (-0.5, 0), value 0, joins minima 0 and 1
+    """
+    if not 1 <= dim <= 6:
+        raise ValueError(f"dim must be 1 to 6, got {dim!r}")
+    places = sorted(product((-0.5, 0.0, 0.5), repeat=dim), key=lambda p: p.count(0.0))
+    minima = {place: i for i, place in enumerate(p for p in places if p.count(0.0) == 0)}
+
+    def joins(place: tuple[float, ...]) -> tuple[int, int] | None:
+        if place.count(0.0) != 1:
+            return None
+        low, high = (minima[tuple(x or side for x in place)] for side in (-0.5, 0.5))
+        return low, high
+
+    return Surface(
+        lambda x: torch.cos(2 * torch.pi * x).sum(),
+        dim,
+        name="egg carton",
+        critical_points=[
+            CriticalPoint(place, 2.0 * k - dim, k, joins=joins(place))
+            for place in places
+            for k in [place.count(0.0)]
+        ],
+        dtype=dtype,
+        start=_in_box([-1.0] * dim, [1.0] * dim),
     )

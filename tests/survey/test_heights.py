@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from pathlib import Path
@@ -70,7 +71,8 @@ def direct(a: list[float], b: list[float], *, places: int = 11, **options: Any) 
     land = product(5)
     ends = (torch.tensor(end, dtype=torch.float64) for end in (a, b))
     given = {"held_out": None, "gauge": None, **options}
-    return worth(land, given["held_out"], given["gauge"], line(land, *ends), places)
+    straight = line(land, *ends)
+    return worth(land, given["held_out"], given["gauge"], straight, straight, places)
 
 
 def surveyed(
@@ -107,6 +109,38 @@ def test_each_definition_of_a_tilted_double_well(tmp_path: Path) -> None:
     assert found["above_chord"].source == "Entezari et al. 2022"
     assert path.length == pytest.approx(2.0, rel=1e-12)
     assert (path.held_out, path.balanced, path.note) == ((), None, "")
+
+
+def test_the_straight_line_has_definitions_of_its_own(tmp_path: Path) -> None:
+    """Half a circle of (|x|² - 1)² is flat, its diameter climbs to 1."""
+    ring = FunctionLandscape(lambda x: ((x**2).sum() - 1) ** 2, 2)
+    config = dataclasses.replace(CONFIG, path_method="string")
+    with Survey.open(tmp_path / "a", ring, config) as survey:
+        for end in (1.0, -1.0):
+            survey.add(survey_end(end))
+        assert survey.run(progress=False).complete
+        (path,) = survey.record().paths
+    assert path.definitions[0].bound.upper < 0.1
+    assert [each.name for each in path.line_definitions] == [
+        "above_ends",
+        "above_mean",
+        "above_chord",
+    ]
+    for each in path.line_definitions:
+        assert each.bound.lower == pytest.approx(1, rel=1e-9)
+        assert 1 - 1e-12 <= each.bound.upper < 1.02
+    with Survey.read(tmp_path / "a") as survey:
+        assert survey.record().paths == (path,)
+        page = survey.report(tmp_path / "a.html").read_text()
+    assert "a00 – a01, straight line" in page.replace("\N{NO-BREAK SPACE}", " ")
+    straight = line(ring, survey_end(1.0), survey_end(-1.0))
+    alone = worth(ring, None, None, straight, straight, 11)
+    assert alone.line_definitions == alone.definitions
+
+
+def survey_end(x: float) -> torch.Tensor:
+    """The end of the diameter at x."""
+    return torch.tensor([x, 0.0], dtype=torch.float64)
 
 
 def test_loss_and_error_on_held_out_data(tmp_path: Path) -> None:
@@ -233,7 +267,7 @@ def test_a_measure_that_fails_costs_no_path() -> None:
         return theta
 
     single = product(8, dtype=torch.float32)
-    found = worth(land, single, halfway, path, 5)
+    found = worth(land, single, halfway, path, path, 5)
     assert found.balanced is None
     assert found.held_out == ()
     assert "on held-out data: TypeError" in found.note
@@ -247,7 +281,7 @@ def test_an_accuracy_in_per_cent_is_no_error_rate() -> None:
 
     land = product(5, metrics={"accuracy": accuracy})
     path = line(land, *torch.tensor([[2.0, 0.5], [0.5, 2.5]], dtype=torch.float64))
-    found = worth(land, product(8, metrics={"accuracy": accuracy}), None, path, 5)
+    found = worth(land, product(8, metrics={"accuracy": accuracy}), None, path, path, 5)
     assert "error" not in {each.name for each in found.definitions}
     assert [each.name for each in found.held_out] == ["loss"]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 
 from thalweg.estimate import Bound, Estimate
 from thalweg.report.names import NONE, labels, pair, plain
 from thalweg.report.tables import Cell, table
-from thalweg.survey.records import AlongRecord, PathRecord, SurveyRecord
+from thalweg.survey.records import AlongRecord, BarrierRecord, PathRecord, SurveyRecord
 
 __all__ = ["between", "definitions", "digits", "lengths", "outside", "proven"]
 
@@ -36,22 +37,28 @@ def definitions(record: SurveyRecord) -> str:
     noted = any(found.note for found in measured)
     rows = []
     for found in measured:
-        row = [_path(record, found)]
-        for name in names:
-            row += _definition(found, name)
-        rows.append([*row, *([(found.note or NONE, found.note)] if noted else [])])
+        shown, _ = _path(record, found)
+        each_way = [(shown, found.definitions, found.note)]
+        if found.line_definitions not in ((), found.definitions):
+            each_way.append((f"{shown}, straight line", found.line_definitions, ""))
+        for label, known, note in each_way:
+            row: list[Cell] = [(label, label)]
+            for name in names:
+                row += _definition(known, name)
+            rows.append([*row, *([(note or NONE, note)] if noted else [])])
     sources = "; ".join(f"{present[name]} ({_COLUMNS[name]})" for name in names)
     caption = (
-        "Barriers by their published definitions, on the lowest path of each pair: the largest "
-        "loss, above the ends as the column says, and the largest error rate above the ends' mean. "
+        "Barriers by their published definitions, on the lowest path of each pair and on the "
+        "straight line, for which most were made: the largest loss, above the ends as the column "
+        "says, and the largest error rate above the ends' mean. "
         "The lower end of a bracket was seen on the path; the upper end is estimated where nothing "
         f"else is said. The sampling error is that of the data, at 95 %. Defined so by {sources}."
     )
     return table(caption, [*columns, *(["not measured"] if noted else [])], rows, stacked=True)
 
 
-def _definition(found: PathRecord, name: str) -> list[Cell]:
-    each = next((each for each in found.definitions if each.name == name), None)
+def _definition(known: Sequence[BarrierRecord], name: str) -> list[Cell]:
+    each = next((each for each in known if each.name == name), None)
     cells: list[Cell] = [(NONE, math.inf)]
     if each is not None:
         cells = [(between(each.bound), each.bound.upper)]

@@ -33,6 +33,7 @@ class Worth:
     held_out: tuple[AlongRecord, ...] = ()
     balanced: BalancedRecord | None = None
     note: str = ""
+    line_definitions: tuple[BarrierRecord, ...] = ()
 
 
 def check_gauge(
@@ -53,6 +54,7 @@ def worth(
     held_out: Landscape | None,
     gauge: Gauge | None,
     path: Path,
+    straight: Path,
     places: int,
 ) -> Worth:
     """Measure a path beyond its maximum.
@@ -65,6 +67,8 @@ def worth(
         held_out: The same on data that the search never saw.
         gauge: Maps a vector to the one chosen among those that compute the same.
         path: The path.
+        straight: The straight line between its ends, of which the definitions speak as well:
+            most were made for it.
         places: Where error rate and held-out data are asked; 0 leaves both out, and the
             sampling error of the height.
     """
@@ -79,10 +83,15 @@ def worth(
             notes.append(f"{what}: {kind}{error}")
             return otherwise
 
-    found = Worth(path.length, _definitions(land, path, 0))
-    if places:
-        more = tried("metrics", lambda: _definitions(land, path, places), found.definitions)
-        found = replace(found, definitions=more)
+    def defined(along: Path) -> tuple[BarrierRecord, ...]:
+        free = _definitions(land, along, 0)
+        return tried("metrics", lambda: _definitions(land, along, places), free) if places else free
+
+    found = Worth(path.length, defined(path))
+    if torch.equal(path.points, straight.points):
+        found = replace(found, line_definitions=found.definitions)
+    else:
+        found = replace(found, line_definitions=defined(straight))
     if held_out is not None and places:
         outside = tried(
             "on held-out data", lambda: _outside(held_out, path, places), found.held_out

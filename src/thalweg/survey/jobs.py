@@ -265,7 +265,7 @@ def join(
         progress=report,
     )
     report(0.95, "what the path is worth")
-    found = worth(land, held_out, gauge, path, config.places)
+    found = worth(land, held_out, gauge, path, straight, config.places)
     return Connected(
         a=job.minima[0],
         b=job.minima[1],

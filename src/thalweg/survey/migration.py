@@ -53,7 +53,10 @@ _STEPS: dict[int, tuple[str, ...]] = {
         "ALTER TABLE paths ADD COLUMN note VARCHAR",
         "UPDATE survey SET config = json_set(config, '$.places', 0)",
     ),
-    5: ("ALTER TABLE minima ADD COLUMN shipped JSON",),
+    5: (
+        "ALTER TABLE minima ADD COLUMN shipped JSON",
+        "ALTER TABLE paths ADD COLUMN line_definitions JSON",
+    ),
 }
 """What turns each layout into the next."""
 

@@ -79,6 +79,7 @@ class Connected:
     held_out: tuple[AlongRecord, ...] = ()
     balanced: BalancedRecord | None = None
     note: str = ""
+    line_definitions: tuple[BarrierRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

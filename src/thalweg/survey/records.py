@@ -300,6 +300,7 @@ class PathRecord:
         held_out: Loss and error rate along it on held-out data; empty where there are none.
         balanced: What it is in the survey's gauge; None where the survey has none.
         note: What of this could not be measured, and why.
+        line_definitions: The height of the straight line by each of the definitions.
     """
 
     a: str
@@ -322,6 +323,7 @@ class PathRecord:
     held_out: tuple[AlongRecord, ...] = ()
     balanced: BalancedRecord | None = None
     note: str = ""
+    line_definitions: tuple[BarrierRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

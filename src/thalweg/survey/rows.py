@@ -149,6 +149,7 @@ def path_record(row: schema.Path) -> PathRecord:
         held_out=tuple(map(_along, row.held_out or ())),
         balanced=_balanced(row.balanced) if row.balanced else None,
         note=row.note or "",
+        line_definitions=tuple(map(_barrier, row.line_definitions or ())),
     )
 
 

@@ -177,6 +177,7 @@ class Path(Base):
     held_out: Mapped[list[Any] | None] = mapped_column(Document)
     balanced: Mapped[dict[str, Any] | None] = mapped_column(Document)
     note: Mapped[str | None]
+    line_definitions: Mapped[list[Any] | None] = mapped_column(Document)
 
 
 class Saddle(Base):

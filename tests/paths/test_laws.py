@@ -135,6 +135,50 @@ def curviness_of(level: Array, values: Array, group: Array) -> dict[str, float]:
     return {"c": c, "a": a, "b": b, "ratio": ratio, "within": squares / (len(level) - 3)}
 
 
+@pytest.mark.parametrize(
+    ("straight", "limits"),
+    [
+        (lambda level: 5 - 20 * level, {"exponential": "a straight line in L"}),
+        (
+            lambda level: 2 - 0.2 * np.log(level),
+            {"power": "a straight line in log L", "logarithmic": "a straight line in log L"},
+        ),
+    ],
+    ids=["line", "line in log"],
+)
+def test_a_family_at_the_end_of_its_rates_is_no_law(straight: Any, limits: dict[str, str]) -> None:
+    level, rng = np.array(LEVELS), np.random.default_rng(0)
+    values = np.stack([straight(level) + 0.01 * rng.normal(size=len(level)) for _ in range(6)])
+    group = np.repeat(np.arange(6), len(level))
+    choice = curviness_law(np.tile(level, 6), values.ravel(), group)
+    assert choice.fits[0].family in limits
+    assert choice.answer == "unresolved"
+    for family, limit in limits.items():
+        fit = choice[family]
+        assert fit.limit == limit
+        assert limit in str(fit)
+        assert fit.to_json()["limit"] == limit
+        low, high = fit.rate.interval
+        if family == "logarithmic":
+            assert high == math.inf
+        else:
+            assert (low, high < math.inf) == (0, True)
+    assert all(fit.rate.interval[0] >= 0 for fit in choice.fits)
+
+
+def test_an_only_candidate_at_its_end_says_what_it_is() -> None:
+    level, rng = np.array(LEVELS), np.random.default_rng(1)
+    bent = 5 - 20 * level - 60 * level**2  # the other way than an exponential
+    values = np.concatenate([bent + 0.01 * rng.normal(size=len(level)) for _ in "abcd"])
+    group = np.repeat(np.arange(4), len(level))
+    choice = curviness_law(np.tile(level, 4), values, group, candidates=["exponential"])
+    assert choice.answer == "unresolved"
+    assert "but at the end of the rates sought, where it is a straight line in L" in choice.reason
+    curved = curviness_law(*draw("exponential", "gaussian", 1), candidates=["exponential"])
+    assert curved.answer == "exponential"
+    assert curved["exponential"].limit == ""
+
+
 def test_folds_leave_out_several_seeds() -> None:
     data = draw("exponential", "lognormal", 5)
     whole = curviness_law(*data, errors="lognormal")

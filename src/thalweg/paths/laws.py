@@ -14,24 +14,19 @@ bound in the first and third, to $a$ in the second.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
+from scipy import stats
 
 from thalweg.estimate import Estimate
+from thalweg.paths.law_fits import FAMILIES, NULL, Array, Data, Errors, Profile, at_edge
 
 __all__ = ["FAMILIES", "LawChoice", "LawFit", "curviness_law"]
 
-Array = NDArray[np.float64]
-Errors = Literal["gaussian", "lognormal"]
-FAMILIES = ("power", "exponential", "logarithmic")
-_NULL = "constant"  # what a law must beat to be one
-_GRID = 17
-_RATIOS = (0.0, 1e3)  # between-seed over within-seed variance
 _FORMS = {
     "power": "{a:.4g} L^-{b:.4g}",
     "exponential": "{a:.4g} exp(-{b:.4g} L)",
@@ -39,179 +34,15 @@ _FORMS = {
 }
 
 
-def _log_shape(family: str, level: Array, b: float, low: float) -> Array:
-    """Return the logarithm of $g$ over its value at the level `low`."""
-    if family == "power":
-        return np.asarray(-b * np.log(level / low))
-    if family == "exponential":
-        return np.asarray(-b * (level - low))
-    return np.asarray(np.log(np.log1p(b / level) / math.log1p(b / low)))
-
-
-def _scale(family: str, low: float, b: float) -> float:
-    """Return what turns the coefficient of the scaled shape into $a$."""
-    if family == "power":
-        return math.exp(b * math.log(low))
-    if family == "exponential":
-        return math.exp(min(b * low, 700.0))
-    return 1 / math.log1p(b / low)
-
-
-def _rates(family: str, level: Array) -> tuple[float, float]:
-    """Return the rates between which $b$ is sought."""
-    low, high = float(level.min()), float(level.max())
-    if family == "power":
-        return 1e-2, 10.0
-    if family == "exponential":
-        return 1e-2 / high, 10 / low
-    return 1e-3 * low, 1e3 * high
-
-
-@dataclass(frozen=True)
-class _Data:
-    """Levels, responses (logarithms for counts) and the seed that each point belongs to."""
-
-    level: Array
-    y: Array
-    group: NDArray[np.int64]
-    errors: Errors
-
-    def take(self, keep: NDArray[np.bool_]) -> _Data:
-        return _Data(self.level[keep], self.y[keep], self.group[keep], self.errors)
-
-
-@dataclass(frozen=True)
-class _Fitted:
-    """One family on some data: a mean, and the two variances."""
-
-    family: str
-    low: float
-    b: float
-    coefficients: Array  # of the constant and of the shape
-    within: float  # variance of a point about its seed
-    ratio: float  # variance between seeds over `within`
-    freedom: int  # degrees of freedom of the variance between seeds
-
-    def mean(self, level: Array, errors: Errors) -> Array:
-        if self.family == _NULL:
-            return np.full(len(level), self.coefficients[0])
-        shape = _log_shape(self.family, level, self.b, self.low)
-        if errors == "lognormal":
-            return np.asarray(self.coefficients[0] + shape)
-        with np.errstate(over="ignore"):  # a steep law may well blow up below the data
-            return np.asarray(self.coefficients[0] + self.coefficients[1] * np.exp(shape))
-
-    def parameters(self, errors: Errors) -> dict[str, float]:
-        scale = _scale(self.family, self.low, self.b)
-        if errors == "lognormal":
-            return {"a": float(np.exp(self.coefficients[0])) * scale, "b": self.b}
-        c, a = self.coefficients
-        return {"c": float(c), "a": float(a) * scale, "b": self.b}
-
-    def log_density(self, data: _Data) -> float:
-        """Return the log density of one new seed's points.
-
-        Their mean has Student's distribution, since the variance between seeds was learnt from
-        few; what they deviate from it is Gaussian.
-        """
-        rest = data.y - self.mean(data.level, data.errors)
-        n, middle = len(rest), float(rest.mean())
-        wide = math.sqrt(self.within * (1 + self.ratio * n))
-        density = float(stats.t.logpdf(math.sqrt(n) * middle / wide, self.freedom))
-        density -= math.log(wide) + (n - 1) / 2 * math.log(2 * math.pi * self.within)
-        density -= 0.5 * float(np.square(rest - middle).sum()) / self.within
-        return density - (float(data.y.sum()) if data.errors == "lognormal" else 0.0)
-
-
-class _Profile:
-    """The likelihood of one family as a function of the rate and of the variance ratio."""
-
-    def __init__(self, family: str, data: _Data) -> None:
-        order = np.argsort(data.group, kind="stable")
-        self.family, self.errors = family, data.errors
-        self.level, self.y = data.level[order], data.y[order]
-        self.low = float(data.level.min())
-        _, self.starts, self.sizes = np.unique(
-            data.group[order], return_index=True, return_counts=True
-        )
-        self.free = 1 if family == _NULL else 2 if data.errors == "lognormal" else 3
-        self.spare = max(1, len(data.y) - self.free)
-
-    def solve(self, b: float, ratio: float) -> tuple[Array, float]:
-        """Return the coefficients and the sum of squares for one rate and ratio.
-
-        Products are taken with the inverse covariance of the errors, in which the share that a
-        seed's values have in common is a term of rank one.
-        """
-        y, columns = self.y, [np.ones_like(self.y)]
-        if self.family != _NULL:
-            shape = _log_shape(self.family, self.level, b, self.low)
-            if self.errors == "lognormal":
-                y = y - shape
-            else:
-                columns.append(np.exp(shape))
-        table = np.stack([*columns, y])
-        sums = np.add.reduceat(table, self.starts, axis=1)
-        product = table @ table.T - (sums * (ratio / (1 + ratio * self.sizes))) @ sums.T
-        cross = product[:-1, -1]
-        solved = _normal_equations(product)
-        return solved, max(0.0, float(product[-1, -1] - cross @ solved))
-
-    def loss(self, b: float, ratio: float) -> float:
-        """Return minus twice the log likelihood, up to a constant."""
-        _, squares = self.solve(b, ratio)
-        floor = np.finfo(float).tiny
-        penalty = float(np.log1p(ratio * self.sizes).sum())
-        return len(self.y) * math.log(max(squares, floor)) + penalty
-
-    def fit(self) -> _Fitted:
-        """Maximise over the rate and the ratio in turn."""
-        b, ratio = 1.0, 0.0
-        grouped = bool((self.sizes > 1).any()) and len(self.sizes) > 1
-        for _ in range(2 if grouped else 1):
-            if self.family != _NULL:
-                low, high = _rates(self.family, self.level)
-                b = math.exp(_least(lambda x: self.loss(math.exp(x), ratio), low, high))  # noqa: B023
-            if grouped:
-                ratio = _least_ratio(lambda x: self.loss(b, x))  # noqa: B023
-        solved, squares = self.solve(b, ratio)
-        tiny = np.finfo(float).eps * (1e-12 + float(np.square(self.y).mean()))
-        return _Fitted(
-            self.family, self.low, b, solved,
-            max(squares / self.spare, tiny), ratio, len(self.sizes) - 1,
-        )  # fmt: skip
-
-
-def _normal_equations(product: Array) -> Array:
-    """Solve for one or two coefficients; a shape that is constant gets none."""
-    whole = product[0, 0]
-    if len(product) == 3:
-        mixed, own = product[0, 1], product[1, 1]
-        det = whole * own - mixed**2
-        if det > 1e-12 * whole * own:
-            c = (own * product[0, 2] - mixed * product[1, 2]) / det
-            return np.array([c, (whole * product[1, 2] - mixed * product[0, 2]) / det])
-        return np.array([product[0, 2] / whole, 0.0])
-    return np.array([product[0, 1] / whole])
-
-
-def _least(loss: Callable[[float], float], low: float, high: float) -> float:
-    """Return the logarithm at which `loss` is least: a grid, then Brent's method."""
-    grid = np.linspace(math.log(low), math.log(high), _GRID)
-    best = int(np.argmin([loss(float(x)) for x in grid]))
-    ends = grid[max(best - 1, 0)], grid[min(best + 1, _GRID - 1)]
-    found = optimize.minimize_scalar(loss, bounds=ends, method="bounded")
-    return float(found.x) if found.fun <= loss(float(grid[best])) else float(grid[best])
-
-
-def _least_ratio(loss: Callable[[float], float]) -> float:
-    found = optimize.minimize_scalar(
-        lambda x: loss(math.expm1(x)),
-        bounds=(math.log1p(_RATIOS[0]), math.log1p(_RATIOS[1])),
-        method="bounded",
-    )
-    ratio = math.expm1(float(found.x))
-    return ratio if found.fun <= loss(0.0) else 0.0
+_LIMITS = {
+    ("power", -1): "a straight line in log L",
+    ("power", 1): "a jump at the lowest level",
+    ("exponential", -1): "a straight line in L",
+    ("exponential", 1): "a jump at the lowest level",
+    ("logarithmic", -1): "a multiple of 1/L",
+    ("logarithmic", 1): "a straight line in log L",
+}
+"""What is left of a law whose rate is at an end of those sought, the low (-1) or the high (1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,11 +52,14 @@ class LawFit:
     Attributes:
         family: Its name.
         parameters: ``a``, ``b`` and, for lengths, ``c``.
-        rate: The rate b with its jackknife interval over the seeds left out.
+        rate: The rate b with its jackknife interval over the seeds left out; open (to 0, to
+            infinity) on the side where a fit ended at the end of the rates sought.
         score: The log-likelihood of the seeds left out, summed.
         stderr: Its standard error over the seeds.
         lead: The winner's score minus this one.
         lead_stderr: The standard error of that difference, seed by seed.
+        limit: What the law becomes at an end of the rates sought, where the rate of a fit, to
+            all the data or to a part of it, ended there; else "".
     """
 
     family: str
@@ -235,6 +69,7 @@ class LawFit:
     stderr: float
     lead: float
     lead_stderr: float
+    limit: str = ""
 
     @property
     def formula(self) -> str:
@@ -249,6 +84,7 @@ class LawFit:
             f"[{self.rate.interval[0]:.4g}, {self.rate.interval[1]:.4g}], "
             f"log-likelihood {self.score:.2f} ± {self.stderr:.2f}, "
             f"behind by {self.lead:.2f} ± {self.lead_stderr:.2f}"
+            + (f" (at the end of the rates sought: {self.limit})" if self.limit else "")
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -262,6 +98,7 @@ class LawFit:
                 name: _word(getattr(self, name))
                 for name in ("score", "stderr", "lead", "lead_stderr")
             },
+            "limit": self.limit,
         }
 
 
@@ -303,7 +140,7 @@ class LawChoice:
     def __str__(self) -> str:
         """Return the answer, and every candidate on a line."""
         head = f"{self.answer}: {self.reason}"
-        null = f"{_NULL:<12} log-likelihood {self.constant:.2f}"
+        null = f"{NULL:<12} log-likelihood {self.constant:.2f}"
         return "\n".join([head, *(f"  {fit}" for fit in self.fits), f"  {null}"])
 
     def __rich__(self) -> str:
@@ -351,8 +188,9 @@ def curviness_law(
     the left-out seed's values are scored together by their log density: Student's for their
     mean (as many degrees of freedom as seeds less one), Gaussian about it. The candidate with the
     highest total wins if it leads each of the others, and a constant, by more than
-    $\max(2, t_{0.975, S-1})$ standard errors of the difference over the $S$ seeds, else the
-    answer is ``"unresolved"``.
+    $\max(2, t_{0.975, S-1})$ standard errors of the difference over the $S$ seeds, and if none
+    of its rates ended at an end of those sought; else the answer is ``"unresolved"``. There a
+    family is another law: an exponential of rate 0 is a straight line in L.
 
     Args:
         levels: The loss level of every value, `(n,)`, positive.
@@ -383,20 +221,20 @@ def curviness_law(
     """
     data, count = _checked(levels, values, seeds, candidates, errors)
     parts = _parts(data.group, count, folds)
-    scores = {name: np.zeros(count) for name in (*candidates, _NULL)}
+    scores = {name: np.zeros(count) for name in (*candidates, NULL)}
     rates: dict[str, list[float]] = {name: [] for name in candidates}
     for part in parts:
         away = np.isin(data.group, part)
         for name in scores:
-            fitted = _Profile(name, data.take(~away)).fit()
-            if name != _NULL:
+            fitted = Profile(name, data.take(~away)).fit()
+            if name != NULL:
                 rates[name].append(fitted.b)
             for seed in part:
                 scores[name][seed] = fitted.log_density(data.take(data.group == seed))
     order = sorted(candidates, key=lambda name: -float(scores[name].sum()))
     fits = tuple(_report(name, data, scores, rates[name], order[0]) for name in order)
     answer, reason = _decide(fits, scores, seeds is not None)
-    constant = float(scores[_NULL].sum())
+    constant = float(scores[NULL].sum())
     return LawChoice(answer, reason, fits, constant, errors, count, len(data.y))
 
 
@@ -406,7 +244,7 @@ def _checked(
     seeds: Sequence[int | str] | NDArray[Any] | None,
     candidates: Sequence[str],
     errors: str,
-) -> tuple[_Data, int]:
+) -> tuple[Data, int]:
     x = np.asarray(levels, dtype=np.float64).ravel()
     y = np.asarray(values, dtype=np.float64).ravel()
     names = np.arange(len(y)) if seeds is None else np.asarray(seeds).ravel()
@@ -436,7 +274,7 @@ def _checked(
             f"{len(np.unique(x))} levels and {count} seeds tell no law; give at least 4 levels "
             "and 3 seeds"
         )
-    return _Data(x, np.log(y) if errors == "lognormal" else y, group, errors), count  # type: ignore[arg-type]  # checked above
+    return Data(x, np.log(y) if errors == "lognormal" else y, group, errors), count  # type: ignore[arg-type]  # checked above
 
 
 def _parts(group: NDArray[np.int64], count: int, folds: int | None) -> list[NDArray[np.int64]]:
@@ -446,20 +284,24 @@ def _parts(group: NDArray[np.int64], count: int, folds: int | None) -> list[NDAr
 
 
 def _report(
-    name: str, data: _Data, scores: dict[str, Array], rates: list[float], best: str
+    name: str, data: Data, scores: dict[str, Array], rates: list[float], best: str
 ) -> LawFit:
-    whole = _Profile(name, data).fit()
+    whole = Profile(name, data).fit()
     n = len(rates)
     spread = math.sqrt((n - 1) / n * float(np.square(np.array(rates) - np.mean(rates)).sum()))
     reach = float(stats.t.ppf(0.975, n - 1)) * spread
+    edges = {at_edge(name, data.level, b) for b in (whole.b, *rates)}
+    low = 0.0 if -1 in edges else max(0.0, whole.b - reach)
+    high = math.inf if 1 in edges else whole.b + reach
     rate = Estimate(
-        whole.b, spread, (whole.b - reach, whole.b + reach), n,
+        whole.b, spread, (low, high), n,
         method="maximum likelihood; jackknife over the parts left out",
     )  # fmt: skip
     own, gap = scores[name], scores[best] - scores[name]
     return LawFit(
         name, whole.parameters(data.errors), rate, float(own.sum()), _error(own),
         float(gap.sum()), _error(gap),
+        " or ".join(_LIMITS[name, edge] for edge in sorted(edges - {0})),
     )  # fmt: skip
 
 
@@ -469,9 +311,9 @@ def _error(terms: Array) -> float:
 
 
 def _decide(fits: tuple[LawFit, ...], scores: dict[str, Array], grouped: bool) -> tuple[str, str]:
-    best, count = fits[0], len(scores[_NULL])
+    best, count = fits[0], len(scores[NULL])
     wanted = max(2.0, float(stats.t.ppf(0.975, count - 1)))
-    gain = scores[best.family] - scores[_NULL]
+    gain = scores[best.family] - scores[NULL]
     if not float(gain.sum()) > wanted * _error(gain):
         return "unresolved", (
             f"no law predicts a left-out {'seed' if grouped else 'value'} better than a constant "
@@ -484,6 +326,11 @@ def _decide(fits: tuple[LawFit, ...], scores: dict[str, Array], grouped: bool) -
                 f"{rival.lead:.2f} ± {rival.lead_stderr:.2f} only, where {wanted:.2g} standard "
                 "errors were asked for; more seeds or lower levels would decide"
             )
+    if best.limit:
+        return "unresolved", (
+            f"{best.family} predicts best, but at the end of the rates sought, where it is "
+            f"{best.limit}"
+        )
     against = (
         f"leads {fits[1].family} by {fits[1].lead:.2f} ± {fits[1].lead_stderr:.2f}"
         if len(fits) > 1

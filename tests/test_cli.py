@@ -41,6 +41,15 @@ def breaks():
 def mirrored(x):
     return torch.stack([x[0], x[1].abs()])
 
+def made():
+    return mirrored
+
+def lazy(land=None):
+    return mirrored
+
+def short(x):
+    return x[:1]
+
 def module():
     return torch.nn.Linear(2, 2)
 
@@ -198,6 +207,7 @@ def test_checkpoints_are_added_and_a_malicious_one_is_not_run(
     assert "n: 2 minima" in out
 
 
+@pytest.mark.slow
 def test_a_survey_with_a_gauge_goes_on_with_it_alone(
     capsys: pytest.CaptureFixture[str], mine: str
 ) -> None:
@@ -219,6 +229,20 @@ def test_a_survey_with_a_gauge_goes_on_with_it_alone(
     assert code == 1
     assert ".mirrored' there, None here" in err
     assert "--gauge" in err
+    for named, problem in (
+        (f"{mine}:made", "cannot be called with one vector"),
+        (f"{mine}:lazy", "returned a function, not a vector of shape (2,)"),
+        (f"{mine}:short", "returned a Tensor of shape (1,), not a vector of shape (2,)"),
+    ):
+        code, _, err = call(capsys, *asked[:-1], "x.survey", "--gauge", named)
+        assert code == 1
+        assert problem in err
+        assert not Path("x.survey").exists()
+    code, _, err = call(capsys, *asked, "--gauge", "")
+    assert code == 2
+    assert "--gauge '' is not of the form" in err
+    code, _, err = call(capsys, "survey", "add", "none", f"{mine}:wells", "x", *gauge)
+    assert " ".join(["--out none", *gauge]) in err
     save_file({"theta": torch.zeros(2, dtype=torch.float64)}, "a.safetensors")
     adding = ["survey", "add", "w.survey", f"{mine}:wells", "a.safetensors"]
     assert "and the gauge=, --gauge" in call(capsys, *adding)[2]

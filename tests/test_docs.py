@@ -38,7 +38,7 @@ def failures(page: doctest.DocTest) -> str:
         pytest.param(
             page,
             id=str(page.relative_to(ROOT)),
-            marks=pytest.mark.slow if page.name == "README.md" else (),
+            marks=pytest.mark.slow if page.name in ("README.md", "curvature.md") else (),
         )
         for page in PAGES
     ],

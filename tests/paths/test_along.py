@@ -71,16 +71,22 @@ def test_the_ends_of_a_batchnorm_path_keep_one_policy_and_are_shown_as_shipped()
     assert found.to_json()["shipped"][1]["value"] == shipped.value
     alone = along(land, line(land, *ends), times=3)
     assert alone.shipped is None
-    assert found.cost.losses == alone.cost.losses + 6  # two for each check, one as shipped
+    assert found.cost.losses == alone.cost.losses + 2
+    part = along(land, line(land, *ends), times=[0.5, 0.75], models=(a, b))
+    assert [x.value for x in part.shipped or ()] == [x.value for x in found.shipped]
     assert all(torch.equal(v, b.state_dict()[k]) for k, v in before.items())
 
 
-def test_models_that_are_not_at_the_ends_are_refused() -> None:
+def test_models_that_are_not_at_the_ends_are_refused(unchecked: None) -> None:
     a, b = _net(0, norm=True), _net(1, norm=True)
     land = ModelLandscape(a, F.cross_entropy, _data(0, 64), batchnorm="recompute")
     path = line(land, land.vector(a), land.vector(b))
-    with pytest.raises(ValueError, match=r"begins at a loss of .* the models in the path's order"):
+    with pytest.raises(
+        ValueError, match=r"begins at a loss of .* another, of loss .* the path's order"
+    ):
         along(land, path, times=3, models=(b, a))
+    with pytest.raises(ValueError, match="two networks at the path's ends, got 1"):
+        along(land, path, times=3, models=(a,))  # type: ignore[arg-type] # the point
     bare = {name: x for name, x in b.state_dict().items() if "running" not in name}
     with pytest.raises(ValueError, match="lacks the BatchNorm statistics"):
         along(land, path, times=3, models=(a, bare))

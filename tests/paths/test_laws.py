@@ -158,11 +158,7 @@ def test_a_family_at_the_end_of_its_rates_is_no_law(straight: Any, limits: dict[
         assert fit.limit == limit
         assert limit in str(fit)
         assert fit.to_json()["limit"] == limit
-        low, high = fit.rate.interval
-        if family == "logarithmic":
-            assert high == math.inf
-        else:
-            assert (low, high < math.inf) == (0, True)
+        assert fit.rate.interval == (0, math.inf)
     assert all(fit.rate.interval[0] >= 0 for fit in choice.fits)
 
 
@@ -173,10 +169,46 @@ def test_an_only_candidate_at_its_end_says_what_it_is() -> None:
     group = np.repeat(np.arange(4), len(level))
     choice = curviness_law(np.tile(level, 4), values, group, candidates=["exponential"])
     assert choice.answer == "unresolved"
-    assert "but at the end of the rates sought, where it is a straight line in L" in choice.reason
+    assert "but at an end of the rates sought, where it is a straight line in L" in choice.reason
     curved = curviness_law(*draw("exponential", "gaussian", 1), candidates=["exponential"])
     assert curved.answer == "exponential"
     assert curved["exponential"].limit == ""
+
+
+def test_a_logarithm_that_wants_a_large_rate_is_not_taken_for_a_power() -> None:
+    """Counts of a log(1 + b/L), b far above the levels: a straight line in log L."""
+    level, rng = np.array([0.05, 0.1, 0.2, 0.4, 0.8, 1.6]), np.random.default_rng(0)
+    group = np.repeat(np.arange(6), len(level))
+    for _ in range(5):
+        noise = np.exp(0.002 * rng.normal(size=(6, len(level))))
+        counts = (0.5 * np.log1p(20_000 / level) * noise).ravel()
+        choice = curviness_law(np.tile(level, 6), counts, group, errors="lognormal")
+        assert choice.answer == "logarithmic"
+        assert 20_000 in choice["logarithmic"].rate
+
+
+def test_limits_of_counts_have_no_constant_to_lean_on() -> None:
+    level, rng = np.array(LEVELS), np.random.default_rng(0)
+    group = np.repeat(np.arange(6), len(level))
+    rising = np.tile(level, 6) ** 0.3 * np.exp(0.02 * rng.normal(size=6 * len(level)))
+    choice = curviness_law(np.tile(level, 6), rising, group, errors="lognormal")
+    assert choice.answer == "unresolved"
+    for family, limit in (("power", "a constant"), ("exponential", "a constant")):
+        assert choice[family].limit == limit
+        assert choice[family].rate.interval == (0, math.inf)
+
+
+def test_a_rival_that_wants_to_be_steeper_leaves_it_open() -> None:
+    """exp(-30 L) over levels so close together that rates up to 11 are sought."""
+    level, rng = np.linspace(0.9, 1.1, 6), np.random.default_rng(0)
+    group = np.repeat(np.arange(6), 6)
+    curve = 1 + np.exp(-30 * (level - 0.9))
+    values = np.tile(curve, 6) + 0.01 * rng.normal(size=36)
+    choice = curviness_law(np.tile(level, 6), values, group)
+    assert choice.answer == "unresolved"
+    assert "steeper than the steepest rate sought" in choice["exponential"].limit
+    one = curviness_law(np.tile(level, 6), values, group, candidates=["logarithmic", "exponential"])
+    assert one.answer == "unresolved"
 
 
 def test_folds_leave_out_several_seeds() -> None:

@@ -86,10 +86,12 @@ def test_what_a_path_lacks_is_a_dash_and_no_definitions_no_table(make, measured)
     assert row.count("<td") == 7
     assert row.count(">–<") == 2
     assert "in the &lt;b&gt;" in row
+    assert "straight line is missing where an older version measured" in table
     straight = make.path("m0", "m1", 0.2, **measured, line_definitions=bare.definitions)
     table = definitions(survey(make, [straight]))
     assert table.count("<tr") == 3
     assert "m0 – m1, straight line" in broken(table)
+    assert "an older version" not in table
     same = dataclasses.replace(straight, line_definitions=straight.definitions)
     assert "straight line<" not in definitions(survey(make, [same]))
     older = survey(make, [make.path("m0", "m1", 0.2)])

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from thalweg.landscape import FunctionLandscape, Landscape, ModelLandscape
-from thalweg.paths import line
+from thalweg.paths import connect, line
 from thalweg.survey import PathRecord, Survey, SurveyConfig, SurveyError, SurveyRecord
 from thalweg.survey.heights import Worth, worth
 
@@ -273,6 +273,20 @@ def test_a_measure_that_fails_costs_no_path() -> None:
     assert "on held-out data: TypeError" in found.note
     assert "in the gauge: RuntimeError: eigh did not converge" in found.note
     assert {each.name for each in found.definitions} >= {"above_ends", "error"}
+
+
+def test_a_measure_that_fails_is_named_once_for_each_way() -> None:
+    def broken(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("the metric is broken")
+
+    land = product(5, metrics={"accuracy": broken})
+    ends = torch.tensor([[2.0, 0.5], [0.5, 2.5]], dtype=torch.float64)
+    straight = line(land, *ends)
+    bent = connect(land, *ends, method="string", max_gradients=40, seed=0)
+    found = worth(land, None, None, bent, straight, 5)
+    assert found.note.count("the metric is broken") == 2
+    assert "metrics on the straight line: RuntimeError" in found.note
+    assert len(found.definitions) == len(found.line_definitions) == 3
 
 
 def test_an_accuracy_in_per_cent_is_no_error_rate() -> None:

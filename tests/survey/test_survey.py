@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import os
@@ -373,6 +374,17 @@ def test_an_added_network_keeps_the_loss_it_came_with(tmp_path: Path) -> None:
         assert minimum.shipped.half_width > 0
         assert abs(minimum.loss - alone) > 1e-3
     assert [m.shipped for m in without] == [None, None]
+    other = copy.deepcopy(nets[1])
+    other.state_dict()["1.running_var"].mul_(3.0)
+    with Survey.open(tmp_path / "a", land) as survey:
+        assert survey.add(nets[1]) == two.id  # the same again
+        with pytest.raises(SurveyError, match=f"{two.id} is this vector with other BatchNorm"):
+            survey.add(other)
+        assert survey.add(nets[2]) == without[0].id  # its statistics come later
+        late = survey.record().minima[2]
+        assert late.shipped == land.as_shipped(nets[2])
+        assert late.cost == without[0].cost + late.shipped.cost
+        assert survey.record().minima[1] == two
     with Survey.read(tmp_path / "a") as survey:
         assert survey.record().minima[1].shipped == two.shipped
         shown = re.sub(r"<[^>]*>", " ", survey.report(tmp_path / "a.html").read_text())
@@ -380,6 +392,7 @@ def test_an_added_network_keeps_the_loss_it_came_with(tmp_path: Path) -> None:
         assert f"{two.shipped.value:.2f}" in shown
 
 
+@pytest.mark.slow
 def test_a_network_is_surveyed_with_its_metrics_and_checkpoints(tmp_path: Path) -> None:
     land = surfaces.network()
     held_out = land.with_data(
@@ -437,6 +450,7 @@ def test_batchnorm_policies_without_one_landscape_are_refused(tmp_path: Path, po
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.slow
 def test_a_batchnorm_network_is_surveyed_under_batch_statistics(tmp_path: Path) -> None:
     land = surfaces.network(batchnorm="batch")
     config = SurveyConfig(

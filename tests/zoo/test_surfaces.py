@@ -97,6 +97,12 @@ def test_camelback_is_complete() -> None:
     assert real == pytest.approx(known, abs=1e-7)
 
 
+@pytest.mark.parametrize("dim", [0, 7, True, 2.5, "2"])
+def test_an_egg_carton_of_no_whole_dimension_is_refused(dim: object, unchecked: None) -> None:
+    with pytest.raises(ValueError, match="dim must be a whole number from 1 to 6, got"):
+        eggcarton(dim)  # type: ignore[arg-type] # the point
+
+
 def test_euler_characteristic() -> None:
     """Both double wells, like the camelback, grow at infinity: the signed count is 1."""
     for surface in (six_hump_camelback(), double_well(), double_well(3, left=2.0)):

@@ -195,7 +195,7 @@ def survey_run(
         retry=retry,
         report=report,
         label=target,
-        gauge=load_gauge(gauge) if gauge else None,
+        gauge=None if gauge is None else load_gauge(gauge),
     )
 
 
@@ -212,17 +212,18 @@ def survey_add(
     """Add checkpoints as minima; run the survey again to measure and connect them."""
     from thalweg.survey import Survey, SurveyError
 
+    tail = "" if gauge is None else f" --gauge {gauge}"
     if not folder.is_dir():
         raise SurveyError(
             f"there is no survey in {folder}",
-            f"create one: thalweg survey run {target} --minima 0 --out {folder}",
+            f"create one: thalweg survey run {target} --minima 0 --out {folder}{tail}",
         )
     land, held_out = load(target)
-    chosen = load_gauge(gauge) if gauge else None
+    chosen = None if gauge is None else load_gauge(gauge)
     with Survey.open(folder, land, held_out=held_out, gauge=chosen, label=target) as survey:
         for path in checkpoints:
             _say(f"{_plain(path)} is minimum [bold]{_plain(survey.add(path))}[/bold]")
-    again = f"{target} --out {folder}" + (f" --gauge {gauge}" if gauge else "")
+    again = f"{target} --out {folder}{tail}"
     _say(f"[dim]next: thalweg survey run {_plain(again)}[/dim]")
 
 

@@ -44,8 +44,8 @@ def load(target: str) -> tuple[Landscape, Landscape | None]:
 
 def load_gauge(target: str) -> Gauge:
     """Return the function of one vector that ``module:callable`` names; it is not called."""
-    gauge: Any = _find(target, "def {}(theta): return an equivalent vector")
-    if not callable(gauge):
+    gauge: Any = _find(target, "def {}(theta): return an equivalent vector", "--gauge ")
+    if not callable(gauge) or isinstance(gauge, type):
         raise Refusal(
             f"{target} is a {type(gauge).__name__}, which is no gauge",
             "name a function that maps one vector to the one chosen among its equals",
@@ -66,12 +66,12 @@ def _call(target: str) -> Any:
         ) from error
 
 
-def _find(target: str, definition: str) -> Any:
+def _find(target: str, definition: str, option: str = "") -> Any:
     """Return what ``module:name`` is; `definition` shows how its like is written."""
     module_name, colon, name = target.partition(":")
     if not (colon and module_name and name):
         raise typer.BadParameter(
-            f"{target!r} is not of the form module:callable, such as mymodel:landscape"
+            f"{option}{target!r} is not of the form module:callable, such as mymodel:landscape"
         )
     if module_name.endswith(".py") or "/" in module_name:
         dotted = module_name.removesuffix(".py").strip("./").replace("/", ".")

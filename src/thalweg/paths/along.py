@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path as File
 from typing import Any, Protocol, runtime_checkable
 
@@ -91,7 +91,7 @@ class Along:
 
 
 def _short(value: Estimate) -> str:
-    return str(value).partition(", ")[0] if value.cost != Cost() else str(value)
+    return str(replace(value, cost=Cost()))
 
 
 def along(
@@ -138,8 +138,9 @@ def along(
     if len(asked) < 2:
         raise ValueError(f"times must name at least two places, got {times!r}")
     before = view.cost
-    points = places(_corners(land, path), torch.tensor(asked, dtype=torch.float64))
-    shipped = None if models is None else _shipped(view, points[[0, -1]], models)
+    corners = _corners(land, path)
+    points = places(corners, torch.tensor(asked, dtype=torch.float64))
+    shipped = None if models is None else _shipped(view, corners[[0, -1]], models)
     losses: list[Estimate] = []
     metrics: dict[str, list[Estimate]] = {}
     for theta in points:
@@ -164,13 +165,19 @@ def _shipped(
 ) -> tuple[Estimate, Estimate]:
     if not isinstance(land, ModelLandscape):
         raise TypeError(f"models need a ModelLandscape, got a {type(land).__name__}")
-    for where, end, model in zip(("begins", "ends"), ends, models, strict=True):
+    if len(models) != 2:
+        raise ValueError(f"models must be the two networks at the path's ends, got {len(models)}")
+    owns = [land.vector(model) for model in models]
+    for where, end, own, other in zip(("begins", "ends"), ends, owns, reversed(ends), strict=True):
+        if torch.equal(own, end):
+            continue
         # a relabelled end is another vector and the same function
-        here, there = float(land.loss(end)), float(land.loss(land.vector(model)))
-        if not math.isclose(here, there, rel_tol=1e-4, abs_tol=1e-7):
+        here, there = float(land.loss(end)), float(land.loss(own))
+        if torch.equal(own, other) or not math.isclose(here, there, rel_tol=1e-4, abs_tol=1e-7):
             raise ValueError(
-                f"the path {where} at a loss of {here:.6g}, the model given for that end has "
-                f"{there:.6g} under the same policy; pass the models in the path's order"
+                f"the path {where} at a loss of {here:.6g}, the model given for that end is "
+                f"another, of loss {there:.6g} under the same policy; pass the models in the "
+                "path's order"
             )
     return land.as_shipped(models[0]), land.as_shipped(models[1])
 

@@ -11,7 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-__all__ = ["FAMILIES", "NULL", "Array", "Data", "Errors", "Fitted", "Profile", "at_edge"]
+__all__ = [
+    "FAMILIES",
+    "NULL",
+    "Array",
+    "Data",
+    "Errors",
+    "Fitted",
+    "Profile",
+    "at_edge",
+    "rate_range",
+]
 
 Array = NDArray[np.float64]
 Errors = Literal["gaussian", "lognormal"]
@@ -39,19 +49,22 @@ def _scale(family: str, low: float, b: float) -> float:
     return 1 / math.log1p(b / low)
 
 
-def rate_range(family: str, level: Array) -> tuple[float, float]:
-    """Return the rates between which $b$ is sought."""
+def rate_range(family: str, level: Array, errors: Errors) -> tuple[float, float]:
+    """Return the rates between which $b$ is sought.
+
+    A count has no additive constant, so that a large b takes its place in the logarithm.
+    """
     low, high = float(level.min()), float(level.max())
     if family == "power":
         return 1e-2, 10.0
     if family == "exponential":
         return 1e-2 / high, 10 / low
-    return 1e-3 * low, 1e3 * high
+    return 1e-3 * low, (1e3 if errors == "gaussian" else 1e8) * high
 
 
-def at_edge(family: str, level: Array, b: float) -> int:
+def at_edge(bounds: tuple[float, float], b: float) -> int:
     """Return -1 for a rate at the low end of those sought, 1 for the high end, else 0."""
-    low, high = rate_range(family, level)
+    low, high = bounds
     margin = (high / low) ** 1e-3  # Brent's method stops a little before an end
     return int(b >= high / margin) - int(b <= low * margin)
 
@@ -118,9 +131,9 @@ class Fitted:
 class Profile:
     """The likelihood of one family as a function of the rate and of the variance ratio."""
 
-    def __init__(self, family: str, data: Data) -> None:
+    def __init__(self, family: str, data: Data, bounds: tuple[float, float]) -> None:
         order = np.argsort(data.group, kind="stable")
-        self.family, self.errors = family, data.errors
+        self.family, self.errors, self.bounds = family, data.errors, bounds
         self.level, self.y = data.level[order], data.y[order]
         self.low = float(data.level.min())
         _, self.starts, self.sizes = np.unique(
@@ -162,8 +175,7 @@ class Profile:
         grouped = bool((self.sizes > 1).any()) and len(self.sizes) > 1
         for _ in range(2 if grouped else 1):
             if self.family != NULL:
-                low, high = rate_range(self.family, self.level)
-                b = math.exp(_least(lambda x: self.loss(math.exp(x), ratio), low, high))  # noqa: B023
+                b = math.exp(_least(lambda x: self.loss(math.exp(x), ratio), *self.bounds))  # noqa: B023
             if grouped:
                 ratio = _least_ratio(lambda x: self.loss(b, x))  # noqa: B023
         solved, squares = self.solve(b, ratio)

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from thalweg.estimate import Estimate
-from thalweg.paths.law_fits import FAMILIES, NULL, Array, Data, Errors, Profile, at_edge
+from thalweg.paths.law_fits import FAMILIES, NULL, Array, Data, Errors, Profile, at_edge, rate_range
 
 __all__ = ["FAMILIES", "LawChoice", "LawFit", "curviness_law"]
 
@@ -34,13 +34,20 @@ _FORMS = {
 }
 
 
-_LIMITS = {
-    ("power", -1): "a straight line in log L",
-    ("power", 1): "a jump at the lowest level",
-    ("exponential", -1): "a straight line in L",
-    ("exponential", 1): "a jump at the lowest level",
-    ("logarithmic", -1): "a multiple of 1/L",
-    ("logarithmic", 1): "a straight line in log L",
+_STEEP = "steeper than the steepest rate sought"
+_LIMITS: dict[Errors, dict[tuple[str, int], str]] = {
+    "gaussian": {
+        ("power", -1): "a straight line in log L",
+        ("exponential", -1): "a straight line in L",
+        ("logarithmic", -1): "a multiple of 1/L",
+        ("logarithmic", 1): "a straight line in log L",
+    },
+    "lognormal": {
+        ("power", -1): "a constant",
+        ("exponential", -1): "a constant",
+        ("logarithmic", -1): "a multiple of 1/L",
+        ("logarithmic", 1): "nearly a constant",
+    },
 }
 """What is left of a law whose rate is at an end of those sought, the low (-1) or the high (1)."""
 
@@ -52,14 +59,14 @@ class LawFit:
     Attributes:
         family: Its name.
         parameters: ``a``, ``b`` and, for lengths, ``c``.
-        rate: The rate b with its jackknife interval over the seeds left out; open (to 0, to
-            infinity) on the side where a fit ended at the end of the rates sought.
+        rate: The rate b with its jackknife interval over the seeds left out; all rates, where
+            a fit ended at an end of those sought and the jackknife says nothing.
         score: The log-likelihood of the seeds left out, summed.
         stderr: Its standard error over the seeds.
         lead: The winner's score minus this one.
         lead_stderr: The standard error of that difference, seed by seed.
-        limit: What the law becomes at an end of the rates sought, where the rate of a fit, to
-            all the data or to a part of it, ended there; else "".
+        limit: What the law is at an end of the rates sought, where the rate of a fit, to all
+            the data or to a part of it, ended there; else "".
     """
 
     family: str
@@ -84,7 +91,7 @@ class LawFit:
             f"[{self.rate.interval[0]:.4g}, {self.rate.interval[1]:.4g}], "
             f"log-likelihood {self.score:.2f} ± {self.stderr:.2f}, "
             f"behind by {self.lead:.2f} ± {self.lead_stderr:.2f}"
-            + (f" (at the end of the rates sought: {self.limit})" if self.limit else "")
+            + (f" (at an end of the rates sought: {self.limit})" if self.limit else "")
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -189,8 +196,9 @@ def curviness_law(
     mean (as many degrees of freedom as seeds less one), Gaussian about it. The candidate with the
     highest total wins if it leads each of the others, and a constant, by more than
     $\max(2, t_{0.975, S-1})$ standard errors of the difference over the $S$ seeds, and if none
-    of its rates ended at an end of those sought; else the answer is ``"unresolved"``. There a
-    family is another law: an exponential of rate 0 is a straight line in L.
+    of its rates ended at an end of those sought, where a family is another law (an exponential
+    of rate 0 is a straight line in L); else the answer is ``"unresolved"``, as it is where a
+    rival wanted a steeper rate than was sought.
 
     Args:
         levels: The loss level of every value, `(n,)`, positive.
@@ -220,13 +228,14 @@ def curviness_law(
         ('power', -0.57)
     """
     data, count = _checked(levels, values, seeds, candidates, errors)
+    bounds = {name: rate_range(name, data.level, data.errors) for name in (*candidates, NULL)}
     parts = _parts(data.group, count, folds)
     scores = {name: np.zeros(count) for name in (*candidates, NULL)}
     rates: dict[str, list[float]] = {name: [] for name in candidates}
     for part in parts:
         away = np.isin(data.group, part)
         for name in scores:
-            fitted = Profile(name, data.take(~away)).fit()
+            fitted = Profile(name, data.take(~away), bounds[name]).fit()
             if name != NULL:
                 rates[name].append(fitted.b)
             for seed in part:
@@ -286,13 +295,14 @@ def _parts(group: NDArray[np.int64], count: int, folds: int | None) -> list[NDAr
 def _report(
     name: str, data: Data, scores: dict[str, Array], rates: list[float], best: str
 ) -> LawFit:
-    whole = Profile(name, data).fit()
+    bounds = rate_range(name, data.level, data.errors)
+    whole = Profile(name, data, bounds).fit()
     n = len(rates)
     spread = math.sqrt((n - 1) / n * float(np.square(np.array(rates) - np.mean(rates)).sum()))
     reach = float(stats.t.ppf(0.975, n - 1)) * spread
-    edges = {at_edge(name, data.level, b) for b in (whole.b, *rates)}
-    low = 0.0 if -1 in edges else max(0.0, whole.b - reach)
-    high = math.inf if 1 in edges else whole.b + reach
+    edges = {at_edge(bounds, b) for b in (whole.b, *rates)} - {0}
+    low, high = (0.0, math.inf) if edges else (max(0.0, whole.b - reach), whole.b + reach)
+    limits = _LIMITS[data.errors]
     rate = Estimate(
         whole.b, spread, (low, high), n,
         method="maximum likelihood; jackknife over the parts left out",
@@ -301,7 +311,7 @@ def _report(
     return LawFit(
         name, whole.parameters(data.errors), rate, float(own.sum()), _error(own),
         float(gap.sum()), _error(gap),
-        " or ".join(_LIMITS[name, edge] for edge in sorted(edges - {0})),
+        " or ".join(limits.get((name, edge), _STEEP) for edge in sorted(edges)),
     )  # fmt: skip
 
 
@@ -328,8 +338,12 @@ def _decide(fits: tuple[LawFit, ...], scores: dict[str, Array], grouped: bool) -
             )
     if best.limit:
         return "unresolved", (
-            f"{best.family} predicts best, but at the end of the rates sought, where it is "
+            f"{best.family} predicts best, but at an end of the rates sought, where it is "
             f"{best.limit}"
+        )
+    if steep := [rival.family for rival in fits[1:] if _STEEP in rival.limit]:
+        return "unresolved", (
+            f"{best.family} predicts best, but {steep[0]} may be {_STEEP}, and better there"
         )
     against = (
         f"leads {fits[1].family} by {fits[1].lead:.2f} ± {fits[1].lead_stderr:.2f}"

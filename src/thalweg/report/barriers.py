@@ -54,6 +54,8 @@ def definitions(record: SurveyRecord) -> str:
         "The lower end of a bracket was seen on the path; the upper end is estimated where nothing "
         f"else is said. The sampling error is that of the data, at 95 %. Defined so by {sources}."
     )
+    if not all(found.line_definitions for found in measured):
+        caption += " The straight line is missing where an older version measured the path."
     return table(caption, [*columns, *(["not measured"] if noted else [])], rows, stacked=True)
 
 

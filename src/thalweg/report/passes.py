@@ -134,7 +134,7 @@ def saddles(record: SurveyRecord) -> str:
             _whole(s.zero),
             _lowest(s),
             (f"{s.gradient_norm:.2g}", s.gradient_norm),
-            (f"{s.flatness:.2g}", s.flatness),
+            (NONE if math.isnan(s.flatness) else f"{s.flatness:.2g}", s.flatness),
             _word(s.reason),
         ]
         for s in record.saddles

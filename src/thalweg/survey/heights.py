@@ -83,15 +83,15 @@ def worth(
             notes.append(f"{what}: {kind}{error}")
             return otherwise
 
-    def defined(along: Path) -> tuple[BarrierRecord, ...]:
+    def defined(along: Path, where: str) -> tuple[BarrierRecord, ...]:
         free = _definitions(land, along, 0)
-        return tried("metrics", lambda: _definitions(land, along, places), free) if places else free
+        return tried(where, lambda: _definitions(land, along, places), free) if places else free
 
-    found = Worth(path.length, defined(path))
+    found = Worth(path.length, defined(path, "metrics"))
     if torch.equal(path.points, straight.points):
         found = replace(found, line_definitions=found.definitions)
     else:
-        found = replace(found, line_definitions=defined(straight))
+        found = replace(found, line_definitions=defined(straight, "metrics on the straight line"))
     if held_out is not None and places:
         outside = tried(
             "on held-out data", lambda: _outside(held_out, path, places), found.held_out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import platform
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from torch import Tensor
 import thalweg
 from thalweg.landscape import Landscape
 from thalweg.paths import Gauge
+from thalweg.survey.errors import SurveyError
 
 __all__ = ["describe", "describe_gauge", "differences", "name_of", "software"]
 
@@ -52,15 +54,34 @@ def describe_gauge(land: Landscape, gauge: Gauge | None) -> dict[str, Any]:
 
     The number tells gauges of one name apart. It is None where the gauge fails there, as one
     may that was made for trained networks; it then fails again, and is reported, where it is used.
+
+    Raises:
+        SurveyError: If it is no function of one vector, or returns something else than a vector.
     """
     if gauge is None:
         return {"gauge": None}
     weights = _point(land, seed=1)
     try:
-        probe = float(gauge(_point(land)).detach() @ weights)
+        inspect.signature(gauge).bind(weights)
+    except TypeError as error:
+        raise SurveyError(
+            f"the gauge {name_of(gauge)} cannot be called with one vector: {error}",
+            "pass the function theta -> theta' itself, not what makes it",
+        ) from None
+    except ValueError:  # a builtin that does not tell its signature
+        pass
+    try:
+        moved = gauge(_point(land))
     except Exception:
         return {"gauge": name_of(gauge), "gauge_at": {"probe": None}}
-    return {"gauge": name_of(gauge), "gauge_at": {"probe": probe}}
+    if not isinstance(moved, Tensor) or moved.shape != weights.shape:
+        shape = f" of shape {tuple(moved.shape)}" if isinstance(moved, Tensor) else ""
+        raise SurveyError(
+            f"the gauge {name_of(gauge)} returned a {type(moved).__name__}{shape}, not a vector "
+            f"of shape ({land.dim},)",
+            "pass the function theta -> theta' itself, not what makes it",
+        )
+    return {"gauge": name_of(gauge), "gauge_at": {"probe": float(moved.detach() @ weights)}}
 
 
 def _point(land: Landscape, seed: int = 0) -> Tensor:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
 from torch import Tensor
 
-from thalweg.estimate import Cost
+from thalweg.estimate import Cost, Estimate
 from thalweg.survey import schema
 from thalweg.survey.arrays import checksum_of, read_arrays, write_arrays
 from thalweg.survey.errors import SurveyError, is_disk_full
@@ -150,6 +150,13 @@ class Store:
         with self._session() as session:
             row = session.execute(select(schema.Header)).scalar_one()
             row.goal, row.provenance = goal, provenance
+
+    def ship(self, minimum: str, shipped: Estimate) -> None:
+        """Set the loss of a minimum as it was shipped, and count what that took."""
+        with self._session() as session:
+            row = session.execute(select(schema.Minimum).where(schema.Minimum.id == minimum))
+            one = row.scalar_one()
+            one.shipped, one.cost = plain(shipped), plain(value(Cost, one.cost) + shipped.cost)
 
     def attempts(self) -> list[AttemptInfo]:
         """Return every attempt at every job, in the order they ended."""

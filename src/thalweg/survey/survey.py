@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -16,9 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thalweg.estimate import Cost, Estimate
-from thalweg.landscape import Landscape, ModelLandscape
+from thalweg.landscape import Landscape
 from thalweg.paths import Gauge
-from thalweg.survey import identity, jobs, passes, store
+from thalweg.survey import given, identity, jobs, passes, store
 from thalweg.survey.config import SurveyConfig
 from thalweg.survey.errors import Interrupted, SurveyError
 from thalweg.survey.outcomes import Outcome
@@ -205,12 +206,14 @@ class Survey:
             Its id; that of the minimum already there, if it is the same vector.
 
         Raises:
-            SurveyError: If the survey was opened for reading, or the name is taken.
+            SurveyError: If the survey was opened for reading, the name is taken, or the same
+                vector is there with other BatchNorm statistics.
             ValueError: If the vector does not fit the landscape or its loss is not finite.
         """
         land = self._writing()
-        theta = self._vector(land, minimum)
+        theta = given.vector(land, minimum)
         if (known := self._store.find(theta)) is not None:
+            self._ship(known, given.shipped(land, minimum))
             return known
         state = self._state()
         number = sum(m.seed is None for m in state.minima)
@@ -226,7 +229,7 @@ class Survey:
                 id=chosen,
                 position=_FIRST_ADDED + number,
                 origin=origin,
-                shipped=lambda: _shipped(land, minimum),
+                shipped=lambda: given.shipped(land, minimum),
             )
         attempt = AttemptInfo(
             f"minimum/added={chosen}",
@@ -387,19 +390,19 @@ class Survey:
     def _spent(self, land: Landscape) -> Cost:
         return land.cost if self._held_out is None else land.cost + self._held_out.cost
 
-    def _vector(self, land: Landscape, minimum: Any) -> Tensor:
-        if isinstance(minimum, Tensor):
-            theta = minimum.detach().to(land.device)
-        elif callable(reader := getattr(land, "vector", None)):
-            theta = reader(minimum)
-        else:
+    def _ship(self, known: str, shipped: Estimate | None) -> None:
+        """Keep a loss as shipped that comes later than its vector; refuse a second one."""
+        before = next(m.shipped for m in self._store.minima() if m.id == known)
+        if shipped is None or before == shipped:
+            return
+        if before is None:
+            self._store.ship(known, shipped)
+        elif not math.isclose(before.value, shipped.value, rel_tol=1e-6):
             raise SurveyError(
-                f"a {type(land).__name__} cannot read a {type(minimum).__name__} as a point",
-                f"pass a tensor of shape ({land.dim},)",
+                f"{known} is this vector with other BatchNorm statistics: its loss as shipped is "
+                f"{before.value:.6g}, this network's {shipped.value:.6g}",
+                "a survey keeps one network for each vector; leave this one out",
             )
-        if bad := int((~torch.isfinite(theta)).sum()):
-            raise ValueError(f"the vector holds {bad} NaN or infinite values of {theta.numel()}")
-        return theta
 
     def _writing(self) -> Landscape:
         if self._land is None:
@@ -434,15 +437,6 @@ class Survey:
             paths=self._store.paths(),
             attempts=tuple(self._store.attempts()),
         )
-
-
-def _shipped(land: Landscape, minimum: Any) -> Estimate | None:
-    if isinstance(minimum, Tensor) or not isinstance(land, ModelLandscape) or not land.batchnorm:
-        return None
-    try:
-        return land.as_shipped(minimum)
-    except ValueError:  # it fits (it was read as a vector), but came without statistics
-        return None
 
 
 def _check_held_out(land: Landscape, held_out: Landscape | None) -> None:

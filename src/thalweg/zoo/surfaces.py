@@ -428,7 +428,8 @@ def eggcarton(dim: int = 2, *, dtype: torch.dtype = torch.float64) -> Surface:
         others are these, moved by whole numbers.
 
     Raises:
-        ValueError: If `dim` is not 1 to 6, for which there are up to 729 points to list.
+        ValueError: If `dim` is no whole number from 1 to 6, for which there are up to 729
+            points to list.
 
     References:
         Draxler et al., "Essentially no barriers in neural network energy landscape" (2018),
@@ -439,8 +440,8 @@ def eggcarton(dim: int = 2, *, dtype: torch.dtype = torch.float64) -> Surface:
         >>> print(carton.saddles[0])
         saddle of index 1 at (-0.5, 0), value 0, joins minima 0 and 1
     """
-    if not 1 <= dim <= 6:
-        raise ValueError(f"dim must be 1 to 6, got {dim!r}")
+    if isinstance(dim, bool) or not isinstance(dim, int) or not 1 <= dim <= 6:
+        raise ValueError(f"dim must be a whole number from 1 to 6, got {dim!r}")
     places = sorted(product((-0.5, 0.0, 0.5), repeat=dim), key=lambda p: p.count(0.0))
     minima = {place: i for i, place in enumerate(p for p in places if p.count(0.0) == 0)}
 
